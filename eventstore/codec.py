@@ -1,0 +1,139 @@
+"""Between events and what the log stores: two JSON objects, one public and one personal, and a digest.
+
+The digest `h` covers what the appender knows (type, conversation, actor, data, personal); what the script assigns
+(number, position, version, run, cause) is bound to it in the leaf of the seal tree, so neither can be forged.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import msgspec
+
+from eventstore import events
+from eventstore.schema import Body, ConversationId, OrgId, Position, Recorded, UnknownEvent
+from eventstore.upcasters import SCHEMA_VERSIONS, UPCASTERS, upcast
+
+_encode = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Fields(NamedTuple):
+    """An event's encoded parts, ready for the append script."""
+
+    type: bytes
+    data: bytes
+    personal: bytes
+    digest: bytes
+
+
+@lru_cache(maxsize=1)
+def _bodies() -> dict[str, type[Body]]:
+    return {str(body.__struct_config__.tag): body for body in events.TYPES}
+
+
+@lru_cache(maxsize=256)
+def _parts(body: type[Body]) -> tuple[tuple[tuple[str, Any], ...], tuple[tuple[str, Any], ...]]:
+    """(name, default) of the public and of the personal fields."""
+    public, personal = [], []
+    info = msgspec.inspect.type_info(body)
+    assert isinstance(info, msgspec.inspect.StructType)
+    for field in info.fields:
+        extra = field.type.extra if isinstance(field.type, msgspec.inspect.Metadata) else None
+        (personal if extra and extra.get("personal") else public).append((field.name, field.default))
+    return tuple(public), tuple(personal)
+
+
+def personal_fields(body: type[Body]) -> frozenset[str]:
+    return frozenset(name for name, _ in _parts(body)[1])
+
+
+def encode(body: Body, actor: str, conversation: ConversationId | None) -> Fields:
+    name = body.type
+    if isinstance(body, events.Custom):
+        data, personal = _encode(body.data), b"{}"
+    else:
+        public_fields, private_fields = _parts(type(body))
+        data = _encode(
+            {n: value for n, default in public_fields if (value := getattr(body, n)) is not None or value != default}
+        )
+        personal = (
+            _encode({n: value for n, _ in private_fields if (value := getattr(body, n)) is not None})
+            if private_fields
+            else b"{}"
+        )
+    schema = SCHEMA_VERSIONS.get(name, 1)
+    stored_type = name.encode() if schema == 1 else b"%b;%d" % (name.encode(), schema)
+    return Fields(stored_type, data, personal, digest(stored_type, conversation, actor, data, personal))
+
+
+def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes, personal: bytes) -> bytes:
+    """SHA-256 over the stored form, one part a line: encoded JSON, names and ids hold no line break."""
+    head = b"%b\n%b\n%b\n" % (stored_type, (conversation or "").encode(), actor.encode())
+    return sha256(b"%b%b\n%b" % (head, data, personal)).digest()
+
+
+def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...]) -> Recorded:
+    """One stream entry as Redis returns it (a flat list of names and values). Missing fields are tolerated."""
+    get = dict(zip(fields[::2], fields[1::2], strict=False)).get
+    position = Position.parse(entry_id)
+    stored_type, _, schema = get(b"t", b"").decode().partition(";")
+    run, cause, number, version = get(b"r"), get(b"k"), get(b"n"), get(b"v")
+    return Recorded(
+        position=position,
+        organization=org,
+        type=stored_type,
+        actor=get(b"a", b"").decode(),
+        run=Position.parse(run) if run else position,
+        cause=Position.parse(cause) if cause else None,
+        conversation=ConversationId(conversation.decode()) if (conversation := get(b"c")) else None,
+        number=int(number) if number else None,
+        version=int(version) if version else None,
+        data=get(b"d", b"{}"),
+        personal=get(b"p", b"{}"),
+        digest=get(b"h", b""),
+        schema=int(schema) if schema else 1,
+    )
+
+
+def merge(data: bytes, personal: bytes) -> bytes:
+    """One JSON object out of two, without decoding either."""
+    if personal == b"{}":
+        return data
+    if data == b"{}":
+        return personal
+    return data[:-1] + b"," + personal[1:]
+
+
+def decode(event: Recorded) -> Body | UnknownEvent:
+    """The typed event; UnknownEvent when the type is unknown or its data no longer fits."""
+    merged = merge(event.data, event.personal)
+    body = _bodies().get(event.type)
+    if body is None:
+        if event.type.startswith("custom."):
+            return events.Custom(name=event.type, data=_decode_object(merged))
+        return UnknownEvent(event.type, _decode_leniently(merged))
+    try:
+        if UPCASTERS and (event.type, event.schema) in UPCASTERS:
+            return msgspec.convert(_tagged(upcast(event.type, event.schema, _decode_object(merged)), event.type), body)
+        return _decoder(body).decode(merged)
+    except msgspec.ValidationError:
+        return UnknownEvent(event.type, _decode_leniently(merged))
+
+
+@lru_cache(maxsize=256)
+def _decoder(body: type[Body]) -> msgspec.json.Decoder[Body]:
+    return msgspec.json.Decoder(body)
+
+
+def _tagged(data: dict[str, Any], tag: str) -> dict[str, Any]:
+    return {**data, "type": tag}
+
+
+def _decode_leniently(merged: bytes) -> dict[str, Any]:
+    try:
+        return _decode_object(merged)
+    except msgspec.DecodeError:
+        return {}

@@ -1,0 +1,98 @@
+"""What an assistant answers, from its first token to its end."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from eventstore.schema import Body, Personal
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A tool the model asked for, with the id it gave the call."""
+
+    id: str
+    tool: str
+    arguments: dict[str, Any]
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one model call or of a whole reply."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class ReplyStarted(Body, frozen=True, kw_only=True, tag="reply.started"):
+    """`context_until` is the last message this answer has seen: queued messages up to it get no answer of their own."""
+
+    attempt: int
+    assistant: str
+    model: str
+    context_until: str
+
+
+class ReplyDelta(Body, frozen=True, kw_only=True, tag="reply.delta"):
+    """A piece of the answer as the model produced it; the one type on the token stream."""
+
+    attempt: int
+    index: int
+    text: Personal[str]
+
+
+class ReplyStepped(Body, frozen=True, kw_only=True, tag="reply.stepped"):
+    """A finished model call that asks for tools; the turn goes on from here after a crash."""
+
+    attempt: int
+    step: int
+    usage: Usage | None = None
+    text: Personal[str] = ""
+    calls: Personal[list[ToolCall]] = []
+
+
+class ReplyRestarted(Body, frozen=True, kw_only=True, tag="reply.restarted"):
+    """Drop what was shown: `text` is that of the finished steps, and the next delta continues it."""
+
+    attempt: int
+    text: Personal[str] = ""
+
+
+class ReplyCompleted(Body, frozen=True, kw_only=True, tag="reply.completed"):
+    """The whole answer. `deltas_digest` is the SHA-256 of the text that the deltas of this attempt add up to."""
+
+    message_id: str
+    attempt: int
+    model: str
+    stop_reason: str = "end_turn"
+    usage: Usage | None = None
+    deltas_digest: str | None = None
+    text: Personal[str]
+
+
+class ReplyFailed(Body, frozen=True, kw_only=True, tag="reply.failed"):
+    code: str
+    detail: str
+
+
+class ReplyCancelled(Body, frozen=True, kw_only=True, tag="reply.cancelled"):
+    reason: Literal["control", "request"]
+
+
+class ReplyDeferred(Body, frozen=True, kw_only=True, tag="reply.deferred"):
+    """No answer of its own: a person holds the conversation, another run's answer covers it, or it wants none."""
+
+    reason: Literal["control", "covered", "keyword"]
+    by: str | None = None
+
+
+TYPES = (
+    ReplyStarted,
+    ReplyDelta,
+    ReplyStepped,
+    ReplyRestarted,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyCancelled,
+    ReplyDeferred,
+)
