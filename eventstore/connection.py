@@ -1,0 +1,200 @@
+"""Connections to Redis that fit an event log: nothing is ever sent twice behind the caller's back.
+
+redis-py does the connecting (TLS, ACL, Sentinel, sockets); the conversation itself is ours, because its client
+repeats unanswered commands (a lost reply would append twice) and costs more per call than the server does.
+All calls of one event-loop tick leave in one write, and replies are matched in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import hiredis
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from eventstore.errors import CommandFailed, StoreUnavailable
+
+Argument = bytes | str | int | float
+
+CONNECT_TIMEOUT_S = 0.7
+READ_SIZE = 256 * 1024
+MAX_IN_FLIGHT = 100_000
+
+
+class Script(NamedTuple):
+    """A Lua script by its text; sent as its SHA-1 once a connection has loaded it."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def load_script(name: str) -> Script:
+    text = (files("eventstore") / name).read_text()
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+class Pipe:
+    """One multiplexed connection. Any number of tasks may call it; a call fails with StoreUnavailable when the
+    connection breaks or nothing is heard for `timeout_s`, and is never repeated here.
+
+    A blocking command (XREAD BLOCK) wants a Pipe of its own with a longer `timeout_s`.
+    """
+
+    def __init__(self, pool: redis.ConnectionPool, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0) -> None:
+        self._pool = pool
+        self._scripts = scripts
+        self._timeout_s = timeout_s
+        self._connection: Any = None
+        self._reader_task: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Lock | None = None
+        self._outgoing: list[bytes] = []
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._flush_scheduled = False
+        self._heard_at = 0.0
+        self._closed = False
+
+    async def call(self, *arguments: Argument) -> Any:
+        """One command, one raw reply (RESP2 shapes, bytes). Raises CommandFailed, StoreUnavailable."""
+        if self._connection is None:
+            await self._connect()
+        if self._reader_task is None:
+            return await self._call_in_turn(arguments)
+        if len(self._waiting) >= MAX_IN_FLIGHT:
+            raise StoreUnavailable(f"{MAX_IN_FLIGHT} calls are waiting for Redis")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if not self._waiting:
+            self._heard_at = loop.time()
+        self._waiting.append(future)
+        self._outgoing.append(hiredis.pack_command(arguments))
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            loop.call_soon(self._flush)
+        reply = await future
+        if isinstance(reply, Exception):
+            raise CommandFailed(str(reply))
+        return reply
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Runs a script, loading it again where the server has forgotten it (it changed nothing then)."""
+        try:
+            return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        except CommandFailed as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._drop(StoreUnavailable("the connection to Redis was closed"))
+
+    async def _connect(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the connection to Redis was closed")
+        if self._connecting is None:
+            self._connecting = asyncio.Lock()
+        async with self._connecting:
+            if self._connection is not None:
+                return
+            connection = self._pool.make_connection()
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await connection.connect()
+                    for script in self._scripts:
+                        await connection.send_command("SCRIPT", "LOAD", script.text)
+                        await connection.read_response()
+            except (RedisError, OSError, TimeoutError) as error:
+                await connection.disconnect(nowait=True)
+                raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
+                self._reader_task = asyncio.create_task(self._read(connection), name="redis-pipe")
+            self._connection = connection
+
+    async def _call_in_turn(self, arguments: Sequence[Argument]) -> Any:
+        """Without a socket (fakeredis): one command at a time through the connection's own methods."""
+        assert self._connecting is not None
+        async with self._connecting:
+            connection = self._connection
+            if connection is None:
+                raise StoreUnavailable("the connection to Redis broke")
+            try:
+                await connection.send_command(*arguments)
+                return await connection.read_response(timeout=self._timeout_s)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                self._connection = None
+                await connection.disconnect(nowait=True)
+                raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            except RedisError as error:
+                raise CommandFailed(str(error)) from error
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        data, self._outgoing = b"".join(self._outgoing), []
+        if self._connection is not None and data:
+            self._connection._writer.transport.write(data)
+
+    async def _read(self, connection: Any) -> None:
+        parser = hiredis.Reader(replyError=CommandFailed)
+        stream: asyncio.StreamReader = connection._reader
+        watchdog = asyncio.create_task(self._watch(), name="redis-pipe-watchdog")
+        waiting, gets = self._waiting, parser.gets
+        loop = asyncio.get_running_loop()
+        reason = "the connection to Redis broke"
+        try:
+            while data := await stream.read(READ_SIZE):
+                self._heard_at = loop.time()
+                parser.feed(data)
+                while (reply := gets()) is not False:
+                    future = waiting.popleft()
+                    if not future.done():
+                        future.set_result(reply)
+        except (OSError, hiredis.ProtocolError) as error:
+            reason = f"the connection to Redis broke: {error}"
+        finally:
+            watchdog.cancel()
+            if self._connection is connection:
+                self._reader_task = None
+                await self._drop(StoreUnavailable(reason))
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._timeout_s / 4)
+            if self._waiting and loop.time() - self._heard_at > self._timeout_s:
+                await self._drop(StoreUnavailable(f"Redis has not answered for {self._timeout_s} s"))
+                return
+
+    async def _drop(self, reason: StoreUnavailable) -> None:
+        connection, self._connection = self._connection, None
+        task, self._reader_task = self._reader_task, None
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        self._outgoing.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(reason)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+def pool_for(url: str) -> redis.ConnectionPool:
+    """Connections as the log needs them: no silent retries, RESP2, and a short time to connect."""
+    return redis.ConnectionPool.from_url(
+        url,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=CONNECT_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        driver_info=None,
+    )

@@ -1,0 +1,180 @@
+"""Lanes: a mailbox per thing that must stay in order. One worker at a time, fenced by a token.
+
+A lease is a hint when to look again; the token is the truth: whatever a worker appends carries it, and the append
+script refuses a stale one. Finishing, retrying and parking are part of the append (`log.Disposal`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from eventstore import codec, keys
+from eventstore.connection import Argument, Pipe, load_script
+from eventstore.errors import CommandFailed, StoreError
+from eventstore.log import Held
+from eventstore.schema import OrgId, Position, Recorded
+
+LANES = load_script("lanes.lua")
+
+LEASE_MS = 5_000
+ALL_SHARDS = range(keys.SHARDS)
+
+
+class Doorbell(NamedTuple):
+    """A lane that has work; `entry` acknowledges it."""
+
+    org: OrgId
+    lane: str
+    entry: str
+
+
+class Taken(NamedTuple):
+    """A lane in hand. `attempts` counts this one; `event` is None if the log no longer holds the item."""
+
+    held: Held
+    position: Position
+    attempts: int
+    event: Recorded | None
+    epoch: int
+    holder: str
+
+
+class Busy(NamedTuple):
+    owner: str
+    left_ms: int
+
+
+class NothingToTake(NamedTuple):
+    """`why` is `empty`, `parked`, or `stale` (another doorbell rings for this lane)."""
+
+    why: str
+
+
+class Renewed(NamedTuple):
+    """Still ours; `epoch` and `holder` tell whether a person has taken the conversation meanwhile."""
+
+    epoch: int
+    holder: str
+
+
+class Lost(NamedTuple):
+    owner: str
+
+
+class Lanes:
+    """`owner` must be unique per process life (a boot nonce), and a process may work a lane in one task only."""
+
+    def __init__(
+        self,
+        pipe: Pipe,
+        owner: str,
+        *,
+        lease_ms: int = LEASE_MS,
+        shards: Sequence[int] = ALL_SHARDS,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self.owner = owner
+        self.lease_ms = lease_ms
+        self._pipe = pipe
+        self._shards = shards
+        self._now_ms = now_ms
+
+    async def join(self) -> None:
+        """Makes sure the group exists, so that nothing appended from now on can be overlooked."""
+        for shard in self._shards:
+            try:
+                await self._pipe.call("XGROUP", "CREATE", keys.work(shard), keys.WORKERS_GROUP, "0", "MKSTREAM")
+            except CommandFailed as error:
+                if not str(error).startswith("BUSYGROUP"):
+                    raise
+
+    async def wait(self, blocking: Pipe, *, count: int, block_ms: int | None) -> list[Doorbell]:
+        """Doorbells nobody has answered yet; `blocking` is a pipe that nothing else uses."""
+        streams = [keys.work(shard) for shard in self._shards]
+        pause: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms is not None else ()
+        reply = await blocking.call(
+            "XREADGROUP", "GROUP", keys.WORKERS_GROUP, self.owner, "COUNT", count, *pause, "STREAMS", *streams,
+            *[">"] * len(streams),
+        )  # fmt: skip
+        return [bell for _, entries in reply or () for bell in _doorbells(entries)]
+
+    async def reclaim(self, *, count: int = 100) -> list[Doorbell]:
+        """Doorbells whose worker has been silent for a lease; taking their lanes tells whether it is really gone."""
+        bells: list[Doorbell] = []
+        for shard in self._shards:
+            reply = await self._pipe.call(
+                "XAUTOCLAIM", keys.work(shard), keys.WORKERS_GROUP, self.owner, self.lease_ms, "0-0", "COUNT", count
+            )
+            bells += _doorbells(entry for entry in reply[1] if entry and entry[1])
+        return bells
+
+    async def wake_due(self, now_ms: int, *, count: int = 100) -> int:
+        """Rings for lanes whose retry is due; returns how many."""
+        woken = 0
+        for shard in self._shards:
+            members = await self._pipe.call(
+                "ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count
+            )
+            for member in members:
+                org, _, lane = member.decode().partition("|")
+                woken += (await self._run(OrgId(org), lane, "due"))[0] == b"OK"
+        return woken
+
+    async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
+        reply = await self._run(org, lane, "take", doorbell=doorbell)
+        match reply:
+            case [b"OK", token, position, attempts, fields, epoch, holder]:
+                at = Position.parse(position)
+                held = Held(lane, self.owner, token.decode(), at)
+                event = codec.recorded(org, position, fields) if fields else None
+                return Taken(held, at, int(attempts), event, int(epoch), holder.decode())
+            case [b"BUSY", owner, left]:
+                return Busy(owner.decode(), int(left))
+            case [why]:
+                return NothingToTake(why.decode().lower())
+        raise StoreError(f"the lane script answered {reply!r}")
+
+    async def renew(self, org: OrgId, held: Held) -> Renewed | Lost:
+        reply = await self._run(org, held.lane, "renew", token=held.token)
+        if reply[0] == b"OK":
+            return Renewed(int(reply[1]), reply[2].decode())
+        return Lost(reply[1].decode())
+
+    async def redrive(self, org: OrgId, lane: str) -> bool:
+        """Sets a parked lane going again from the item it was parked on; False if it is not parked."""
+        return bool((await self._run(org, lane, "redrive"))[0] == b"OK")
+
+    async def parked(self, org: OrgId) -> dict[str, Position]:
+        """Parked lanes and the items they stopped at."""
+        reply = await self._pipe.call("HGETALL", keys.of(org).parked)
+        return {
+            lane.decode(): Position.parse(item) for lane, item in zip(reply[::2], reply[1::2], strict=True)
+        }
+
+    async def _run(self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "") -> Any:
+        own = keys.of(org)
+        record, queue = own.lane(lane)
+        return await self._pipe.run(
+            LANES,
+            [record, queue, own.work, own.delay, own.meta, own.log, own.parked],
+            [
+                operation,
+                self._now_ms() if self._now_ms else "",
+                org,
+                lane,
+                self.owner,
+                token,
+                self.lease_ms,
+                doorbell,
+                own.prefix + "c:",
+            ],
+        )
+
+
+def _doorbells(entries: Iterable[Any]) -> list[Doorbell]:
+    bells = []
+    for entry_id, fields in entries:
+        get = dict(zip(fields[::2], fields[1::2], strict=True)).get
+        bells.append(Doorbell(OrgId(get(b"o", b"").decode()), get(b"l", b"").decode(), entry_id.decode()))
+    return bells

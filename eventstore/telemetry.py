@@ -1,0 +1,54 @@
+"""Every metric: its name, its meaning, and what to do when it moves. Never labelled by organization or person."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+APPEND_SECONDS = Histogram(
+    "trunkline_append_seconds", "Time from an append call to its reply. Rising: Redis is saturated or AOF is slow.",
+    buckets=FAST,
+)  # fmt: skip
+APPEND_OUTCOMES = Counter(
+    "trunkline_appends_total", "Append calls by outcome. `Backlog`: consumers or the archive lag behind.", ["outcome"]
+)
+APPENDS = {
+    name: APPEND_OUTCOMES.labels(name)
+    for name in ("Appended", "Duplicate", "KeyReused", "Fenced", "HeldBy", "VersionConflict", "Backlog")
+}
+APPENDED_EVENTS = Counter("trunkline_appended_events_total", "Events written to the log.")
+
+DELIVERY_SECONDS = Histogram(
+    "trunkline_delivery_seconds",
+    "Time from an event's append to its first write to a subscriber's socket. Rising: the edge's core is full.",
+    buckets=FAST,
+)
+SUBSCRIBERS = Gauge("trunkline_subscribers", "Open streams by dialect and wire format.", ["dialect", "wire"])
+FRAMES = Counter("trunkline_frames_total", "Frames written to subscribers.")
+FRAME_BYTES = Counter("trunkline_frame_bytes_total", "Bytes written to subscribers.")
+CATCH_UP_PAGES = Counter(
+    "trunkline_catch_up_pages_total", "Pages read from the log for subscribers behind the in-memory window."
+)
+RING_HITS = Counter("trunkline_ring_hits_total", "Times a subscriber that was behind was served from memory.")
+GAPS = Counter("trunkline_gaps_total", "Gap frames by reason. `ahead`: a Redis came back shorter.", ["reason"])
+SLOW_CUTS = Counter("trunkline_slow_cuts_total", "Streams cut because the client read nothing for a minute.")
+RELOADS = Counter("trunkline_tailer_reconnects_total", "Times the tailer lost Redis and checked the log again.")
+
+REQUESTS = Counter("trunkline_http_requests_total", "Requests by route and status class.", ["route", "status"])
+WEBHOOKS = Counter(
+    "trunkline_webhooks_total", "Webhooks by source and outcome. `bad_signature`: wrong secret or URL.",
+    ["source", "outcome"],
+)  # fmt: skip
+
+LANES_ACTIVE = Gauge("trunkline_lanes_active", "Lanes this worker holds now.")
+WORK_ITEMS = Counter(
+    "trunkline_work_items_total", "Items by handler and outcome. `parked`: someone must look.", ["handler", "outcome"]
+)
+WORK_SECONDS = Histogram("trunkline_work_seconds", "Time an item was being handled.", ["handler"], buckets=SLOW)
+LANES_PARKED = Counter("trunkline_lanes_parked_total", "Lanes parked after too many attempts.")
+EFFECTS = Counter("trunkline_effects_total", "Calls to the outside by effect and outcome.", ["effect", "outcome"])
+FIRST_TOKEN_SECONDS = Histogram(
+    "trunkline_model_first_token_seconds", "Time from a model call to its first token.", buckets=SLOW
+)
