@@ -7,12 +7,12 @@
 --      6 control epoch this writer began with ('' = not fenced)   7 control: '' | take | release | holds   8 agent
 --      9 lane token ('' = no lane held; else lane 1 is the held one)   10 owner   11 queue head that is being handled
 --      12 what becomes of the held lane: '' | finish | retry | park | release   13 retry delay_ms   14 lease_ms
---      15 delta sequence ('' = none)   16 cap on facts (0 = none)   17 token retention_ms   18 run key prefix
+--      15 delta sequence ('' = none)   16 cap on facts (0 = none)   17 token retention_ms   18 organization's key prefix
 --      19 conversations  20 lanes  21 events; then (id, address) per conversation, a name per lane, and per event:
 --      kind f|d, conversation (0 = none), lane (0 = none), type, actor, run ('' = its own, '@i' = that of event i),
 --      cause (same), data, personal, digest
 --
--- Replies: {OK|DUPLICATE, positions, first_number, versions, next_position, next_fields, epoch}
+-- Replies: {OK|DUPLICATE, positions, first_number, versions, next_position, next_fields, next_epoch, next_holder, epoch}
 --          {REUSED} {FENCED, why, detail} {HELD, holder, epoch} {CONFLICT, version, last_position} {BACKLOG, length}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
@@ -116,7 +116,7 @@ for i = 1, n_events do
   if kind == 'd' then
     call('XADD', KEYS[2], 'MINID', '~', int(ms - retention), id, 't', ARGV[at + 3], 'c', name, 'r', run, 'k', cause,
       'a', ARGV[at + 4], 'd', ARGV[at + 7], 'p', ARGV[at + 8])
-    local index = ARGV[18] .. run .. ':d'
+    local index = ARGV[18] .. 'run:' .. run .. ':d'
     call('RPUSH', index, id)
     call('PEXPIRE', index, retention)
     versions[i] = ''
@@ -135,7 +135,7 @@ for i = 1, n_events do
     versions[i] = v
     call('XADD', KEYS[1], id, 't', ARGV[at + 3], 'c', name, 'n', int(n), 'v', v, 'r', run, 'k', cause,
       'a', ARGV[at + 4], 'd', ARGV[at + 7], 'p', ARGV[at + 8], 'h', ARGV[at + 9])
-    if run ~= '' then call('RPUSH', ARGV[18] .. run .. ':f', id) end
+    if run ~= '' then call('RPUSH', ARGV[18] .. 'run:' .. run .. ':f', id) end
     if lane > 0 and call('RPUSH', KEYS[lane_keys + 2 * lane], id) == 1 then
       local key = KEYS[lane_keys + 2 * lane - 1]
       if call('HGET', key, 's') ~= 'parked' then ring(ARGV[lane_names + lane], key) end
@@ -154,7 +154,7 @@ if control == 'take' or control == 'release' then
 end
 
 -- 6. The held lane: next item, a retry later, parked, or handed back.
-local next_position, next_fields = '', {}
+local next_position, next_fields, next_epoch, next_holder = '', {}, '0', ''
 if outcome ~= '' then
   if outcome == 'finish' then call('LPOP', queue) end
   local upcoming = call('LINDEX', queue, 0)
@@ -162,7 +162,15 @@ if outcome ~= '' then
     call('HSET', held, 'a', '1', 'ds', '0', 'x', int(now + tonumber(ARGV[14])))
     next_position = upcoming
     local entry = call('XRANGE', KEYS[1], upcoming, upcoming)[1]
-    if entry then next_fields = entry[2] end
+    if entry then
+      next_fields = entry[2]
+      for i = 1, #entry[2], 2 do
+        if entry[2][i] == 'c' and entry[2][i + 1] ~= '' then
+          local state = call('HMGET', ARGV[18] .. 'c:' .. entry[2][i + 1] .. ':m', 'ce', 'ch')
+          next_epoch, next_holder = state[1] or '0', state[2] or ''
+        end
+      end
+    end
   else
     local doorbell = call('HGET', held, 'w')
     if doorbell and doorbell ~= '' then
@@ -191,4 +199,4 @@ local seen_versions = table.concat(versions, ' ')
 if fingerprint ~= '' then
   call('SET', KEYS[9], fingerprint .. '|' .. ids .. '|' .. numbers .. '|' .. seen_versions, 'PX', ARGV[4])
 end
-return {'OK', ids, numbers, seen_versions, next_position, next_fields, current_epoch}
+return {'OK', ids, numbers, seen_versions, next_position, next_fields, next_epoch, next_holder, current_epoch}

@@ -113,9 +113,7 @@ class Lanes:
         """Rings for lanes whose retry is due; returns how many."""
         woken = 0
         for shard in self._shards:
-            members = await self._pipe.call(
-                "ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count
-            )
+            members = await self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count)
             for member in members:
                 org, _, lane = member.decode().partition("|")
                 woken += (await self._run(OrgId(org), lane, "due"))[0] == b"OK"
@@ -148,9 +146,7 @@ class Lanes:
     async def parked(self, org: OrgId) -> dict[str, Position]:
         """Parked lanes and the items they stopped at."""
         reply = await self._pipe.call("HGETALL", keys.of(org).parked)
-        return {
-            lane.decode(): Position.parse(item) for lane, item in zip(reply[::2], reply[1::2], strict=True)
-        }
+        return {lane.decode(): Position.parse(item) for lane, item in zip(reply[::2], reply[1::2], strict=True)}
 
     async def _run(self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "") -> Any:
         own = keys.of(org)

@@ -89,6 +89,8 @@ class NextItem(NamedTuple):
 
     position: Position
     event: Recorded | None
+    epoch: int
+    holder: str
 
 
 class Appended(NamedTuple):
@@ -226,7 +228,7 @@ class Log:
             held.sequence if held and held.sequence is not None else "",
             self._max_facts,
             DELTA_RETENTION_MS,
-            own.prefix + "run:",
+            own.prefix,
             len(conversations),
             len(lanes),
             len(request.events),
@@ -368,11 +370,11 @@ def _reference(target: Position | Sibling | None) -> str:
 
 def _outcome(org: OrgId, reply: list[Any]) -> Outcome:
     match reply:
-        case [b"OK", positions, number, versions, next_position, next_fields, epoch]:
+        case [b"OK", positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch]:
             item = None
             if next_position:
                 event = codec.recorded(org, next_position, next_fields) if next_fields else None
-                item = NextItem(Position.parse(next_position), event)
+                item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
             return Appended(*_written(positions, number, versions), item, int(epoch))
         case [b"DUPLICATE", positions, number, versions]:
             return Duplicate(*_written(positions, number, versions))
