@@ -119,6 +119,7 @@ for i = 1, n_events do
     local index = ARGV[18] .. 'run:' .. run .. ':d'
     call('RPUSH', index, id)
     call('PEXPIRE', index, retention)
+    if conversation > 0 then call('HSET', KEYS[8 + 2 * conversation], 'dr', run) end -- whose deltas came last
     versions[i] = ''
   else
     n = n + 1

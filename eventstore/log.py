@@ -36,6 +36,7 @@ class Idempotency(NamedTuple):
 
     key: str
     fingerprint: str
+    ttl_ms: int = IDEMPOTENCY_TTL_MS
 
 
 class Held(NamedTuple):
@@ -214,7 +215,7 @@ class Log:
             org,
             self._now_ms() if self._now_ms else "",
             idempotency.fingerprint if idempotency else "",
-            IDEMPOTENCY_TTL_MS,
+            idempotency.ttl_ms if idempotency else 0,
             "" if request.expected is None else request.expected,
             "" if request.epoch is None else request.epoch,
             control.kind if control else "",
@@ -278,6 +279,26 @@ class Log:
             events += await self._collect(org, own.tok, ids)
             events.sort(key=lambda event: event.position)
         return events
+
+    async def read_conversation_with_deltas(
+        self, org: OrgId, conversation: ConversationId, after: Position
+    ) -> list[Recorded]:
+        """Facts and deltas of one conversation after a position.
+
+        A delta after it belongs to a run with a later fact, or to the run that wrote the latest delta: a lane
+        handles one run at a time, and a run's last event is a fact.
+        """
+        own = keys.of(org)
+        facts, latest = await _together(
+            self.read_conversation(org, conversation, after),
+            self.pipe.call("HGET", own.conversation(conversation)[0], "dr"),
+        )
+        runs = {event.run for event in facts}
+        if latest:
+            runs.add(Position.parse(latest))
+        indexes = await _together(*(self._index_after(own.run_deltas(run), after) for run in runs))
+        deltas = await self._collect(org, own.tok, [entry for index in indexes for entry in index])
+        return sorted(facts + deltas, key=lambda event: event.position)
 
     async def run_length(self, org: OrgId, run: Position) -> int:
         """How many facts besides the input the run has so far."""

@@ -1,0 +1,226 @@
+"""Who gets what: subscribers with the same filter and format share one channel, and its bytes.
+
+A live subscriber has been given everything up to the tailer's head, so it needs no queue and no position of its own.
+One whose socket is full leaves the channel with the position it has reached, and catches up at its own pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from aiohttp import web
+
+from edges.ring import Dialect, Entry, Ring
+from edges.wire import HEARTBEAT_S, Frame, Wire, http_chunk
+from eventstore.events import DELTA_TYPES
+from eventstore.schema import OrgId, Position, Recorded
+from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
+
+
+class Filter(NamedTuple):
+    """What a subscriber wants. `scope` is "" (the organization), a conversation id, or "run:<position>"."""
+
+    scope: str = ""
+    types: tuple[str, ...] = ()
+    deltas: bool = True
+    run: str = ""
+
+    def accepts(self, event: Recorded) -> bool:
+        if not self.deltas and event.type in DELTA_TYPES:
+            return False
+        if self.run and str(event.run) != self.run:
+            return False
+        if self.types:
+            return any(fnmatchcase(event.type, pattern) for pattern in self.types)
+        return not event.type.startswith("log.")
+
+    def covers(self, event: Recorded) -> bool:
+        """Whether the event lies in the scope at all; `accepts` is asked only then."""
+        if not self.scope:
+            return True
+        if self.scope.startswith("run:"):
+            return str(event.run) == self.scope[4:]
+        return event.conversation == self.scope
+
+
+class Format(NamedTuple):
+    """How it is shown. `ends` says after which event the stream is over (None: never)."""
+
+    dialect: Dialect
+    wire: Wire
+    chunked: bool
+    ends: Callable[[Recorded], bool] | None = None
+    tells_position: bool = False
+
+    def bytes_of(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> tuple[bytes, bool, int]:
+        """The payload for these events, whether the stream is over with it, and how many events it shows."""
+        parts: list[bytes] = []
+        shown = 0
+        for entry in entries:
+            if not accepts(entry.event):
+                continue
+            shown += 1
+            parts.append(entry.bytes_for(self.dialect, self.wire))
+            if self.ends is not None and self.ends(entry.event):
+                return b"".join(parts), True, shown
+        return b"".join(parts), False, shown
+
+    def packed(self, payload: bytes) -> bytes:
+        return http_chunk(payload) if self.chunked and payload else payload
+
+    def position(self, position: Position) -> bytes:
+        return self.wire.encode([Frame(b'{"type":"position"}', "position" if self.dialect.named else None)], str(position))
+
+
+class Subscriber:
+    """One open stream. `wake` is done when its handler has something to do; `position` counts only when not live."""
+
+    __slots__ = ("ended", "gap", "position", "protocol", "transport", "wake")
+
+    def __init__(self, request: web.Request, position: Position) -> None:
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        self.transport = transport
+        self.protocol = request.protocol
+        self.position = position
+        self.ended = False
+        self.gap = False
+        self.wake: asyncio.Future[None] | None = None
+
+    def notify(self) -> None:
+        if self.wake is not None and not self.wake.done():
+            self.wake.set_result(None)
+
+
+class Channel:
+    """Live subscribers that share filter and format."""
+
+    __slots__ = ("filter", "format", "last_write", "live", "pending", "told")
+
+    def __init__(self, filter: Filter, format: Format, told: Position) -> None:
+        self.filter = filter
+        self.format = format
+        self.live: set[Subscriber] = set()
+        self.pending: list[Entry] = []
+        self.last_write = time.monotonic()
+        self.told = told
+
+    def flush(self, before: Position) -> None:
+        """Writes what is pending; who cannot take it now leaves with the position before it."""
+        pending, self.pending = self.pending, []
+        payload, over, shown = self.format.bytes_of(pending, self.filter.accepts)
+        if payload:
+            delivered = self.write(payload, before)
+            FRAMES.inc(delivered * shown)
+            self.told = pending[-1].event.position
+            DELIVERY_SECONDS.observe(max(0.0, time.time() - pending[-1].event.position.ms / 1000))
+        if over:
+            for subscriber in tuple(self.live):
+                subscriber.ended = True
+                self.leave(subscriber, before)
+
+    def write(self, payload: bytes, before: Position) -> int:
+        data = self.format.packed(payload)
+        full: list[Subscriber] = []
+        for subscriber in self.live:
+            if subscriber.protocol.writing_paused:
+                full.append(subscriber)
+            else:
+                subscriber.transport.write(data)
+        for subscriber in full:
+            self.leave(subscriber, before)
+        self.last_write = time.monotonic()
+        delivered = len(self.live)
+        FRAME_BYTES.inc(delivered * len(data))
+        return delivered
+
+    def leave(self, subscriber: Subscriber, position: Position) -> None:
+        self.live.discard(subscriber)
+        subscriber.position = position
+        subscriber.notify()
+
+    def beat(self, now: float, last_fact: Position, head: Position) -> None:
+        """After 15 s of silence: where the client stands if the log moved on without it, else a sign of life."""
+        if now - self.last_write < HEARTBEAT_S:
+            return
+        if self.format.tells_position and last_fact > self.told:
+            self.told = last_fact
+            self.write(self.format.position(last_fact), head)
+        else:
+            self.write(self.format.wire.heartbeat, head)
+
+
+class Audience:
+    """All channels of one organization, found by what an event names: itself, its conversation, its run."""
+
+    def __init__(self, org: OrgId, head: Position, last_fact: Position) -> None:
+        self.org = org
+        self.ring = Ring(head)
+        self.last_fact = last_fact
+        self.last_event: Position | None = None
+        self.streams = 0
+        self.generation = 0
+        self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
+
+    def join(self, subscriber: Subscriber, filter: Filter, format: Format) -> Channel:
+        """Makes a subscriber live. Its position must be the ring's head, with no await in between."""
+        scope = self._channels.setdefault(filter.scope, {})
+        channel = scope.get((filter, format))
+        if channel is None:
+            channel = scope[filter, format] = Channel(filter, format, self.last_fact)
+        channel.live.add(subscriber)
+        return channel
+
+    def part(self, subscriber: Subscriber, channel: Channel) -> None:
+        channel.live.discard(subscriber)
+        if not channel.live:
+            scope = self._channels.get(channel.filter.scope, {})
+            if scope.get((channel.filter, channel.format)) is channel:
+                del scope[channel.filter, channel.format]
+                if not scope:
+                    del self._channels[channel.filter.scope]
+
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Takes new events in and writes them to everybody concerned: one write per channel and subscriber."""
+        before = self.ring.head
+        self.ring.extend(entries)
+        self.last_event = self.ring.head
+        touched: dict[int, Channel] = {}
+        for entry in entries:
+            event = entry.event
+            if event.is_fact:
+                self.last_fact = event.position
+            for scope in ("", event.conversation or None, f"run:{event.run}"):
+                if scope is None or (channels := self._channels.get(scope)) is None:
+                    continue
+                for channel in channels.values():
+                    channel.pending.append(entry)
+                    touched[id(channel)] = channel
+        for channel in touched.values():
+            channel.flush(before)
+
+    def beat(self, now: float) -> None:
+        for channel in self.channels():
+            channel.beat(now, self.last_fact, self.ring.head)
+
+    def shortened(self, head: Position, last_fact: Position) -> None:
+        """The log came back shorter than what was shown: everybody starts again, and is told so."""
+        self.ring = Ring(head)
+        self.last_fact = last_fact
+        self.last_event = None
+        self.generation += 1
+        for channel in self.channels():
+            for subscriber in tuple(channel.live):
+                subscriber.gap = True
+                channel.leave(subscriber, head)
+
+    def channels(self) -> list[Channel]:
+        return [channel for scope in self._channels.values() for channel in scope.values()]
+
+    def subscribers(self) -> list[Subscriber]:
+        return [subscriber for channel in self.channels() for subscriber in channel.live]

@@ -1,0 +1,73 @@
+"""The recent events of one organization, each rendered at most once per dialect and wire."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from edges.wire import Frame, Wire
+from eventstore.schema import Position, Recorded
+
+MAX_EVENTS = 4_096
+MAX_BYTES = 8 * 1024 * 1024
+_ENTRY_OVERHEAD = 700
+
+
+class Dialect(NamedTuple):
+    """One API surface's way to show an event: a pure function, so that frames can be shared and repeated."""
+
+    name: str
+    render: Callable[[Recorded], Sequence[Frame]]
+    named: bool = False
+
+
+class Entry:
+    """An event in memory, with the bytes of the formats somebody has asked for."""
+
+    __slots__ = ("encoded", "event", "size")
+
+    def __init__(self, event: Recorded) -> None:
+        self.event = event
+        self.encoded: dict[tuple[str, str], bytes] = {}
+        self.size = len(event.data) + len(event.personal) + _ENTRY_OVERHEAD
+
+    def bytes_for(self, dialect: Dialect, wire: Wire) -> bytes:
+        key = (dialect.name, wire.name)
+        encoded = self.encoded.get(key)
+        if encoded is None:
+            frames = dialect.render(self.event)
+            encoded = wire.encode(frames, str(self.event.position)) if frames else b""
+            self.encoded[key] = encoded
+        return encoded
+
+
+class Ring:
+    """A window over the log's end. `floor` is the position after which everything up to `head` is in memory."""
+
+    def __init__(self, head: Position) -> None:
+        self.floor = head
+        self.head = head
+        self._entries: deque[Entry] = deque()
+        self._bytes = 0
+
+    def extend(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._entries.append(entry)
+            self._bytes += entry.size
+        if entries:
+            self.head = entries[-1].event.position
+        while self._entries and (len(self._entries) > MAX_EVENTS or self._bytes > MAX_BYTES):
+            dropped = self._entries.popleft()
+            self._bytes -= dropped.size
+            self.floor = dropped.event.position
+
+    def covers(self, position: Position) -> bool:
+        return position >= self.floor
+
+    def after(self, position: Position) -> list[Entry]:
+        """Everything in memory after a covered position."""
+        start = bisect_right(self._entries, position, key=lambda entry: entry.event.position)
+        return list(islice(self._entries, start, None))

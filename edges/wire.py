@@ -1,0 +1,70 @@
+"""The bytes of SSE and NDJSON, and of the HTTP chunks that carry them; nothing else formats frames."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+HEARTBEAT_S = 15.0
+
+SSE_TYPE = "text/event-stream; charset=utf-8"
+NDJSON_TYPE = "application/x-ndjson"
+
+
+class Frame(NamedTuple):
+    """One unit of a dialect: a JSON object, with a name where the dialect names its events."""
+
+    data: bytes
+    name: str | None = None
+
+
+class Wire(NamedTuple):
+    """A way to put frames on a connection. `encode` gives the frames of one event: only the last carries its id."""
+
+    name: str
+    content_type: str
+    encode: Callable[[Sequence[Frame], str | None], bytes]
+    heartbeat: bytes
+
+
+def sse(data: bytes, *, event: str | None = None, id: str | None = None) -> bytes:
+    """One SSE event. `data` must be on one line, as encoded JSON is."""
+    head = f"id: {id}\n" if id is not None else ""
+    if event is not None:
+        head += f"event: {event}\n"
+    return b"%bdata: %b\n\n" % (head.encode(), data)
+
+
+def ndjson(data: bytes, *, id: str | None = None) -> bytes:
+    """One line. The id leads the object, unless the object already begins with one."""
+    if id is None or data.startswith(b'{"id":'):
+        return data + b"\n"
+    separator = b"" if data == b"{}" else b","
+    return b'{"id":"%b"%b%b\n' % (id.encode(), separator, data[1:])
+
+
+def _encode_sse(frames: Sequence[Frame], position: str | None) -> bytes:
+    last = len(frames) - 1
+    return b"".join(
+        sse(frame.data, event=frame.name, id=position if i == last else None) for i, frame in enumerate(frames)
+    )
+
+
+def _encode_ndjson(frames: Sequence[Frame], position: str | None) -> bytes:
+    last = len(frames) - 1
+    return b"".join(ndjson(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
+
+
+SSE = Wire("sse", SSE_TYPE, _encode_sse, b": hb\n\n")
+NDJSON = Wire("ndjson", NDJSON_TYPE, _encode_ndjson, b'{"type":"heartbeat"}\n')
+
+
+def retry(low_ms: int = 1_000, high_ms: int = 3_000) -> bytes:
+    """How long an EventSource waits before it reconnects; spread, so that clients do not return together."""
+    return b"retry: %d\n\n" % random.randint(low_ms, high_ms)  # noqa: S311 - jitter, not a secret
+
+
+def http_chunk(payload: bytes) -> bytes:
+    """One chunk of a chunked HTTP/1.1 body."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
