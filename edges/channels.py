@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -73,7 +74,9 @@ class Format(NamedTuple):
         return http_chunk(payload) if self.chunked and payload else payload
 
     def position(self, position: Position) -> bytes:
-        return self.wire.encode([Frame(b'{"type":"position"}', "position" if self.dialect.named else None)], str(position))
+        return self.wire.encode(
+            [Frame(b'{"type":"position"}', "position" if self.dialect.named else None)], str(position)
+        )
 
 
 class Subscriber:
@@ -95,6 +98,27 @@ class Subscriber:
     def notify(self) -> None:
         if self.wake is not None and not self.wake.done():
             self.wake.set_result(None)
+
+
+class Watch:
+    """Events of one scope for code in this process, instead of for a socket."""
+
+    __slots__ = ("_arrived", "events")
+
+    def __init__(self) -> None:
+        self.events: list[Recorded] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Recorded) -> None:
+        self.events.append(event)
+        self._arrived.set()
+
+    async def take(self) -> list[Recorded]:
+        """Waits for events and hands over all there are."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        events, self.events = self.events, []
+        return events
 
 
 class Channel:
@@ -164,8 +188,10 @@ class Audience:
         self.last_fact = last_fact
         self.last_event: Position | None = None
         self.streams = 0
-        self.generation = 0
+        self.last_number: int | None = None
         self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
+        self._watches: dict[str, list[Watch]] = {}
+        self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
 
     def join(self, subscriber: Subscriber, filter: Filter, format: Format) -> Channel:
         """Makes a subscriber live. Its position must be the ring's head, with no await in between."""
@@ -185,6 +211,25 @@ class Audience:
                 if not scope:
                     del self._channels[channel.filter.scope]
 
+    async def reach(self, position: Position) -> None:
+        """Waits until the tailer has seen a position that is on the log already."""
+        if self.ring.head < position:
+            arrival = asyncio.get_running_loop().create_future()
+            self._arrivals.append((position, arrival))
+            await arrival
+
+    @contextmanager
+    def watch(self, scope: str) -> Iterator[Watch]:
+        """Collects the scope's events from now on."""
+        watch = Watch()
+        self._watches.setdefault(scope, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[scope].remove(watch)
+            if not self._watches[scope]:
+                del self._watches[scope]
+
     def publish(self, entries: Sequence[Entry]) -> None:
         """Takes new events in and writes them to everybody concerned: one write per channel and subscriber."""
         before = self.ring.head
@@ -195,14 +240,26 @@ class Audience:
             event = entry.event
             if event.is_fact:
                 self.last_fact = event.position
-            for scope in ("", event.conversation or None, f"run:{event.run}"):
-                if scope is None or (channels := self._channels.get(scope)) is None:
+                self.last_number = event.number
+            for scope in ("", event.conversation, f"run:{event.run}"):
+                if scope is None:
                     continue
-                for channel in channels.values():
+                for channel in self._channels.get(scope, {}).values():
                     channel.pending.append(entry)
                     touched[id(channel)] = channel
+                for watch in self._watches.get(scope, ()):
+                    watch.put(event)
         for channel in touched.values():
             channel.flush(before)
+        if self._arrivals:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        head = self.ring.head
+        for position, arrival in self._arrivals:
+            if position <= head and not arrival.done():
+                arrival.set_result(None)
+        self._arrivals = [(position, arrival) for position, arrival in self._arrivals if not arrival.done()]
 
     def beat(self, now: float) -> None:
         for channel in self.channels():
@@ -213,7 +270,7 @@ class Audience:
         self.ring = Ring(head)
         self.last_fact = last_fact
         self.last_event = None
-        self.generation += 1
+        self.last_number = None
         for channel in self.channels():
             for subscriber in tuple(channel.live):
                 subscriber.gap = True

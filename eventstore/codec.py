@@ -37,7 +37,8 @@ def _bodies() -> dict[str, type[Body]]:
 @lru_cache(maxsize=256)
 def _parts(body: type[Body]) -> tuple[tuple[tuple[str, Any], ...], tuple[tuple[str, Any], ...]]:
     """(name, default) of the public and of the personal fields."""
-    public, personal = [], []
+    public: list[tuple[str, Any]] = []
+    personal: list[tuple[str, Any]] = []
     info = msgspec.inspect.type_info(body)
     assert isinstance(info, msgspec.inspect.StructType)
     for field in info.fields:

@@ -75,7 +75,7 @@ class Pipe:
         if not self._waiting:
             self._heard_at = loop.time()
         self._waiting.append(future)
-        self._outgoing.append(hiredis.pack_command(arguments))
+        self._outgoing.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
         if not self._flush_scheduled:
             self._flush_scheduled = True
             loop.call_soon(self._flush)
@@ -93,6 +93,10 @@ class Pipe:
                 raise
         return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
 
+    async def reset(self) -> None:
+        """Gives up whatever is being waited for; the next call connects again."""
+        await self._drop(StoreUnavailable("the connection to Redis was reset"))
+
     async def close(self) -> None:
         self._closed = True
         await self._drop(StoreUnavailable("the connection to Redis was closed"))
@@ -105,7 +109,7 @@ class Pipe:
         async with self._connecting:
             if self._connection is not None:
                 return
-            connection = self._pool.make_connection()
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await connection.connect()

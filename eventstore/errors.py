@@ -17,3 +17,15 @@ class CommandFailed(StoreError):
 
 class StoreMisconfigured(StoreError):
     """This Redis must not hold the log as it is set up."""
+
+
+class EmbeddedRedisError(StoreError):
+    """The redis-server child cannot be used; the message is one line for the person who started it."""
+
+
+class DataDirBusy(EmbeddedRedisError):
+    """Another process holds the data directory."""
+
+
+class DataDirRefused(EmbeddedRedisError):
+    """What the data directory holds was written by a newer redis-server, or cannot be read."""

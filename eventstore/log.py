@@ -207,10 +207,10 @@ class Log:
             )
         idempotency_key = own.idempotency(idempotency.key) if idempotency else own.meta
         names = [own.log, own.tok, own.meta, own.bell, own.work, own.delay, own.alias, own.parked, idempotency_key]
-        for conversation in conversations:
-            names += own.conversation(conversation)
-        for lane in lanes:
-            names += own.lane(lane)
+        for name in conversations:
+            names += own.conversation(name)
+        for name in lanes:
+            names += own.lane(name)
         arguments: list[Argument] = [
             org,
             self._now_ms() if self._now_ms else "",
@@ -234,8 +234,8 @@ class Log:
             len(lanes),
             len(request.events),
         ]
-        for conversation in conversations:
-            arguments += (conversation, request.addresses.get(ConversationId(conversation), ""))
+        for name in conversations:
+            arguments += (name, request.addresses.get(ConversationId(name), ""))
         arguments += lanes
         arguments += encoded
         return names, arguments
@@ -386,7 +386,7 @@ async def _together(*calls: Any) -> list[Any]:
 def _reference(target: Position | Sibling | None) -> str:
     if target is None:
         return ""
-    return f"@{target.index + 1}" if isinstance(target, Sibling) else str(target)
+    return f"@{target.place + 1}" if isinstance(target, Sibling) else str(target)
 
 
 def _outcome(org: OrgId, reply: list[Any]) -> Outcome:

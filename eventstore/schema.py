@@ -64,9 +64,9 @@ class UnknownEvent(msgspec.Struct, frozen=True):
 
 
 class Sibling(NamedTuple):
-    """Stands for the position of another event of the same append, by its index in the batch."""
+    """Stands for the position of another event of the same append, by its place in the batch (0 is the first)."""
 
-    index: int
+    place: int
 
 
 class Event(msgspec.Struct, frozen=True):

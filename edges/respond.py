@@ -1,0 +1,204 @@
+"""The life of one open stream: headers, opening, catch-up from the log, live delivery, end.
+
+A subscriber is a position. While it is behind, it reads pages at its own pace; once it has reached the end of what
+the tailer has seen, it joins its channel in the same step (nothing is awaited in between), so there is no seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+from aiohttp import web
+
+from edges.channels import Audience, Filter, Format, Subscriber
+from edges.resume import Gap, Start, gap_from_start
+from edges.ring import Entry
+from edges.tail import Tailer
+from edges.wire import SSE, Frame, retry
+from eventstore.log import PAGE, Log
+from eventstore.schema import ConversationId, OrgId, Position, Recorded
+from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
+
+STALL_S = 60.0
+"""A client that has read nothing for this long is cut; it resumes when it returns."""
+WRITE_BUFFER_BYTES = 256 * 1024
+CATCH_UP_BYTES = 64 * 1024
+REACH_S = 5.0
+
+
+class Plan(NamedTuple):
+    """What one stream shows. `opening` goes out first, before anything from the log."""
+
+    org: OrgId
+    filter: Filter
+    format: Format
+    start: Start
+    opening: bytes = b""
+    headers: dict[str, str] = {}  # noqa: RUF012 - never written to
+
+
+class StreamCut(Exception):
+    """The stream must break off without a clean end, so that every client reconnects."""
+
+
+async def respond(request: web.Request, tailer: Tailer, log: Log, plan: Plan) -> web.StreamResponse:
+    """Serves the stream until it is over, the client leaves, or it has to be cut."""
+    async with tailer.audience(plan.org) as audience:
+        response = web.StreamResponse(headers=_headers(plan))
+        if request.version >= (1, 1):
+            response.headers["Connection"] = "keep-alive"
+        await response.prepare(request)
+        subscriber = Subscriber(request, plan.start.position)
+        subscriber.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        gauge = SUBSCRIBERS.labels(plan.format.dialect.name, plan.format.wire.name)
+        gauge.inc()
+        try:
+            request.writer.send_headers()
+            opening = retry() if plan.format.wire is SSE else b""
+            if plan.start.gap is not None:
+                opening += _gap_bytes(plan, plan.start.gap)
+            await _send(request, subscriber, plan.format.packed(opening + plan.opening))
+            await _reached(audience, subscriber)
+            await _follow(request, log, audience, subscriber, plan)
+            await response.write_eof()
+        except StreamCut:
+            subscriber.transport.close()
+        finally:
+            gauge.dec()
+    return response
+
+
+async def _reached(audience: Audience, subscriber: Subscriber) -> None:
+    """A client may have been shown more by another process than this one's tailer has seen yet."""
+    try:
+        async with asyncio.timeout(REACH_S):
+            await audience.reach(subscriber.position)
+    except TimeoutError:
+        subscriber.position = audience.ring.head
+
+
+async def _follow(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        if subscriber.gap:
+            subscriber.gap = False
+            await _announce_gap(request, log, audience, subscriber, plan)
+        if await _catch_up(request, log, audience, subscriber, plan):
+            return
+        if subscriber.protocol.writing_paused or subscriber.position < audience.ring.head:
+            continue
+        subscriber.wake = loop.create_future()
+        channel = audience.join(subscriber, plan.filter, plan.format)
+        try:
+            await subscriber.wake
+        finally:
+            audience.part(subscriber, channel)
+            subscriber.wake = None
+        if subscriber.ended:
+            return
+        if subscriber.transport.is_closing():
+            raise StreamCut
+        await _drained(request, subscriber)
+
+
+async def _catch_up(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> bool:
+    """Sends everything up to the tailer's head; True if the stream is over with it."""
+    while not subscriber.gap:
+        ring = audience.ring
+        if ring.covers(subscriber.position):
+            RING_HITS.inc()
+            entries, reached = ring.after(subscriber.position), ring.head
+            entries = [entry for entry in entries if plan.filter.covers(entry.event)]
+        else:
+            CATCH_UP_PAGES.inc()
+            events, reached = await _page(log, plan, subscriber.position, ring.head)
+            entries = [Entry(event) for event in events]
+        for piece in _pieces(entries):
+            payload, over, _ = plan.format.bytes_of(piece, plan.filter.accepts)
+            await _send(request, subscriber, plan.format.packed(payload))
+            if piece:
+                subscriber.position = piece[-1].event.position
+            if over:
+                return True
+        subscriber.position = max(subscriber.position, reached)
+        if subscriber.position >= audience.ring.head:
+            return False
+    return False
+
+
+async def _page(log: Log, plan: Plan, after: Position, head: Position) -> tuple[list[Recorded], Position]:
+    """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
+    filter, org = plan.filter, plan.org
+    if filter.scope.startswith("run:"):
+        events = await log.read_run(org, Position.parse(filter.scope[4:]), after, deltas=filter.deltas)
+    elif filter.scope and filter.deltas:
+        events = await log.read_conversation_with_deltas(org, _conversation(filter), after)
+    elif filter.scope:
+        events = await log.read_conversation(org, _conversation(filter), after)
+    else:
+        events = await log.read(org, after, deltas=filter.deltas)
+        if len(events) >= PAGE and events[-1].position < head:
+            head = events[-1].position
+    return [event for event in events if event.position <= head], head
+
+
+def _pieces(entries: list[Entry]) -> list[list[Entry]]:
+    """Cut so that one write stays small enough for a slow client's buffer."""
+    pieces: list[list[Entry]] = []
+    size = CATCH_UP_BYTES
+    for entry in entries:
+        if size + entry.size > CATCH_UP_BYTES:
+            pieces.append([])
+            size = 0
+        pieces[-1].append(entry)
+        size += entry.size
+    return pieces
+
+
+async def _send(request: web.Request, subscriber: Subscriber, data: bytes) -> None:
+    if subscriber.transport.is_closing():
+        raise ConnectionResetError("the client is gone")
+    if data:
+        subscriber.transport.write(data)
+    await _drained(request, subscriber)
+
+
+async def _drained(request: web.Request, subscriber: Subscriber) -> None:
+    """Until the client has read most of what was written; a client that reads nothing for a minute is cut."""
+    while subscriber.protocol.writing_paused:
+        left = subscriber.transport.get_write_buffer_size()
+        try:
+            async with asyncio.timeout(STALL_S):
+                await request.writer.drain()
+        except TimeoutError:
+            if subscriber.transport.get_write_buffer_size() >= left:
+                SLOW_CUTS.inc()
+                subscriber.transport.abort()
+                raise StreamCut from None
+
+
+async def _announce_gap(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
+    """The log came back shorter than what this client was shown."""
+    gap = await gap_from_start(log, plan.org, str(subscriber.position), "ahead")
+    GAPS.labels("ahead").inc()
+    subscriber.position = gap.resume
+    await _send(request, subscriber, plan.format.packed(_gap_bytes(plan, gap)))
+
+
+def _gap_bytes(plan: Plan, gap: Gap) -> bytes:
+    named = plan.format.dialect.named
+    return plan.format.wire.encode([Frame(gap.data(), "gap" if named else None)], str(gap.resume))
+
+
+def _headers(plan: Plan) -> dict[str, str]:
+    return {
+        "Content-Type": plan.format.wire.content_type,
+        "Cache-Control": "no-cache, no-transform",
+        "X-Accel-Buffering": "no",
+        **plan.headers,
+    }
+
+
+def _conversation(filter: Filter) -> ConversationId:
+    return ConversationId(filter.scope)

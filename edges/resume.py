@@ -1,0 +1,126 @@
+"""Where a subscription starts: what the client asks for, and whether the log can honour it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from edges.errors import ApiError
+from eventstore.log import DELTA_RETENTION_MS, Log
+from eventstore.schema import ORIGIN, OrgId, Position
+from eventstore.telemetry import GAPS
+
+
+class Requested(NamedTuple):
+    """What a request asks for: a position it has seen (`resumes`), or one that names a moment."""
+
+    text: str
+    position: Position
+    resumes: bool
+
+
+class Gap(NamedTuple):
+    """A position that cannot be honoured; `resume` is the watermark just below `first_available`."""
+
+    reason: Literal["trimmed", "unknown", "ahead"]
+    requested: str
+    first_available: Position | None
+    resume: Position
+
+    def data(self, **extra: str) -> bytes:
+        first = str(self.first_available) if self.first_available is not None else None
+        body = {"type": "gap", "reason": self.reason, "requested": self.requested, "first_available": first}
+        return msgspec.json.encode(body | extra)
+
+
+class Start(NamedTuple):
+    """Events after `position` are sent; `gap` goes first where the request could not be honoured."""
+
+    position: Position
+    gap: Gap | None = None
+    resumed: bool = False
+
+
+def requested(request: web.Request) -> Requested | None:
+    """From `Last-Event-ID`, else `last_event_id`, else `after`; None means from now on. Malformed: 400."""
+    for source, text in (
+        ("Last-Event-ID", request.headers.get("Last-Event-ID")),
+        ("last_event_id", request.query.get("last_event_id")),
+    ):
+        if text:
+            return Requested(text, _position(source, text), resumes=True)
+    after = request.query.get("after", "").strip()
+    if after in ("", "now"):
+        return None
+    if after == "0":
+        return Requested(after, ORIGIN, resumes=True)
+    if "-" in after and after.replace("-", "").isdigit() and after.count("-") == 1:
+        return Requested(after, _position("after", after), resumes=True)
+    return Requested(after, _moment(after), resumes=False)
+
+
+def _position(source: str, text: str) -> Position:
+    if text.strip() == "0":
+        return ORIGIN
+    try:
+        return Position.parse(text.strip())
+    except ValueError as error:
+        raise ApiError(400, "MALFORMED_POSITION", f"{source}: {error}") from None
+
+
+def _moment(text: str) -> Position:
+    """RFC 3339; a `+` that became a space in the query is forgiven."""
+    try:
+        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return Position(max(0, int(moment.timestamp() * 1000)), 0).before()
+    except (ValueError, OverflowError):
+        raise ApiError(
+            400, "MALFORMED_POSITION", f"after: expected 0, now, a position or an RFC 3339 time, got {text[:80]!r}"
+        ) from None
+
+
+async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:
+    """Where to begin. Never silently somewhere else: what cannot be honoured becomes a gap."""
+    if wanted is None:
+        return Start((await log.bounds(org)).clock)
+    if not wanted.resumes and wanted.position > (clock := (await log.bounds(org)).clock):
+        return Start(clock)
+    reason = await _refusal(log, org, wanted.position, exact=wanted.resumes)
+    if reason is None:
+        return Start(wanted.position, resumed=True)
+    GAPS.labels(reason).inc()
+    gap = await gap_from_start(log, org, wanted.text, reason)
+    return Start(gap.resume, gap)
+
+
+async def gap_from_start(log: Log, org: OrgId, asked: str, reason: Literal["trimmed", "unknown", "ahead"]) -> Gap:
+    bounds = await log.bounds(org)
+    return Gap(reason, asked, bounds.first, bounds.first.before() if bounds.first else bounds.clock)
+
+
+async def survives(log: Log, org: OrgId, position: Position) -> bool:
+    """Whether a position that was shown is still one of this log."""
+    return await _refusal(log, org, position, exact=True) in (None, "trimmed")
+
+
+async def _refusal(
+    log: Log, org: OrgId, position: Position, *, exact: bool
+) -> Literal["trimmed", "unknown", "ahead"] | None:
+    bounds = await log.bounds(org)
+    if exact and position > bounds.clock:
+        return "ahead"
+    if bounds.first is None or bounds.first_number is None:
+        return None if position in (ORIGIN, bounds.clock) or not exact else "trimmed"
+    if position < bounds.first:
+        if position == bounds.first.before() or (bounds.first_number == 1 and (position == ORIGIN or not exact)):
+            return None
+        return "trimmed" if bounds.first_number > 1 else "unknown"
+    if not exact or await log.exists(org, position):
+        return None
+    was_delta = position.ms < bounds.clock.ms - DELTA_RETENTION_MS  # older deltas are gone: a point on the clock
+    return None if was_delta else "unknown"

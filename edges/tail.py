@@ -1,0 +1,198 @@
+"""One reader of the log per process: waits at the bells of the shards it serves and reads what has grown.
+
+Bells carry no data, so losing some costs nothing: after a reconnect, or when too many rang at once, every served
+organization is read from the position that was reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from edges.channels import Audience, Subscriber
+from edges.resume import survives
+from edges.ring import Entry
+from eventstore import keys
+from eventstore.connection import Pipe
+from eventstore.errors import StoreUnavailable
+from eventstore.log import Log
+from eventstore.schema import ORIGIN, OrgId, Recorded
+from eventstore.telemetry import RELOADS
+
+logger = structlog.get_logger(__name__)
+
+BELL_BLOCK_MS = 1_000
+BELL_COUNT = 1_000
+READ_COUNT = 1_000
+MAX_RECONNECT_PAUSE_S = 0.5
+IDLE_AUDIENCE_S = 60.0
+
+
+class Tailer:
+    """`blocking` is a pipe of its own, whose timeout is longer than the time a bell may stay silent."""
+
+    def __init__(self, log: Log, blocking: Pipe) -> None:
+        self._log = log
+        self._blocking = blocking
+        self._audiences: dict[OrgId, Audience] = {}
+        self._bells: dict[int, str] = {}
+        self._idle_since: dict[OrgId, float] = {}
+        self._dirty: set[OrgId] = set()
+        self._blocked = False
+        self._resubscribing = False
+        self._serving = asyncio.Event()
+        self._opening = asyncio.Lock()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pump(), name="tailer")
+            tasks.create_task(self._beat(), name="heartbeat")
+
+    @asynccontextmanager
+    async def audience(self, org: OrgId) -> AsyncIterator[Audience]:
+        """The organization's live window; it is tailed from now on until nobody has needed it for a minute."""
+        audience = self._audiences.get(org) or await self._open(org)
+        audience.streams += 1
+        self._idle_since.pop(org, None)
+        try:
+            yield audience
+        finally:
+            audience.streams -= 1
+            if audience.streams == 0:
+                self._idle_since[org] = time.monotonic()
+
+    def subscribers(self) -> Iterable[Subscriber]:
+        for audience in self._audiences.values():
+            yield from audience.subscribers()
+
+    async def _open(self, org: OrgId) -> Audience:
+        async with self._opening:
+            if (existing := self._audiences.get(org)) is not None:
+                return existing
+            shard = keys.shard_of(org)
+            if shard not in self._bells:
+                self._bells[shard] = await self._bell_end(shard)
+                await self._resubscribe()
+            bounds = await self._log.bounds(org)
+            audience = Audience(org, bounds.clock, bounds.last or ORIGIN)
+            self._audiences[org] = audience
+            self._dirty.add(org)
+            return audience
+
+    async def _resubscribe(self) -> None:
+        """Ends the blocking read, if there is one, so that it goes on with the new shard's bell too."""
+        self._serving.set()
+        if self._blocked:
+            self._resubscribing = True
+            await self._blocking.reset()
+
+    async def _pump(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                while True:
+                    await self._read(await self._wait())
+                    pause = 0.05
+            except StoreUnavailable as error:
+                if self._resubscribing:
+                    self._resubscribing = False
+                    continue
+                logger.warning("the tailer lost Redis", error=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_RECONNECT_PAUSE_S)
+                await self._reload()
+            except Exception:
+                logger.exception("the tailer failed", organizations=len(self._audiences))
+                await asyncio.sleep(MAX_RECONNECT_PAUSE_S)
+                await self._reload()
+
+    async def _wait(self) -> set[OrgId]:
+        await self._serving.wait()
+        shards = list(self._bells)
+        reply = None
+        if not self._dirty:
+            self._blocked = True
+            try:
+                reply = await self._blocking.call(
+                    "XREAD", "COUNT", BELL_COUNT, "BLOCK", BELL_BLOCK_MS, "STREAMS",
+                    *(keys.bell(shard) for shard in shards), *(self._bells[shard] for shard in shards),
+                )  # fmt: skip
+            finally:
+                self._blocked = False
+        dirty, self._dirty = self._dirty, set()
+        shard_of = {keys.bell(shard).encode(): shard for shard in shards}
+        for stream, entries in reply or ():
+            shard = shard_of[stream]
+            self._bells[shard] = entries[-1][0].decode()
+            if len(entries) >= BELL_COUNT:  # some may have been trimmed unseen
+                dirty |= {org for org in self._audiences if keys.shard_of(org) == shard}
+            else:
+                dirty |= {org for _, fields in entries if (org := OrgId(fields[1].decode())) in self._audiences}
+        return dirty
+
+    async def _read(self, dirty: set[OrgId]) -> None:
+        while dirty:
+            audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
+            pages = await asyncio.gather(
+                *(self._log.read(audience.org, audience.ring.head, count=READ_COUNT) for audience in audiences)
+            )
+            dirty = set()
+            for audience, events in zip(audiences, pages, strict=True):
+                if not events:
+                    continue
+                if _has_hole(audience, events):
+                    await self._restart(audience)
+                    continue
+                audience.publish([Entry(event) for event in events])
+                if len(events) >= READ_COUNT:
+                    dirty.add(audience.org)
+
+    async def _reload(self) -> None:
+        """After Redis was away: bells may be new, and logs shorter than what was shown."""
+        RELOADS.inc()
+        try:
+            for shard in self._bells:
+                self._bells[shard] = await self._bell_end(shard)
+            for audience in list(self._audiences.values()):
+                if audience.last_event is not None and not await survives(self._log, audience.org, audience.last_event):
+                    await self._restart(audience)
+            self._dirty |= set(self._audiences)
+        except StoreUnavailable:
+            return
+
+    async def _restart(self, audience: Audience) -> None:
+        bounds = await self._log.bounds(audience.org)
+        logger.error("the log is not what was shown", organization=audience.org, clock=str(bounds.clock))
+        audience.shortened(bounds.clock, bounds.last or ORIGIN)
+
+    async def _bell_end(self, shard: int) -> str:
+        reply = await self._log.pipe.call("XREVRANGE", keys.bell(shard), "+", "-", "COUNT", 1)
+        return reply[0][0].decode() if reply else "0-0"
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            for audience in self._audiences.values():
+                audience.beat(now)
+            for org, since in list(self._idle_since.items()):
+                if now - since > IDLE_AUDIENCE_S:
+                    del self._idle_since[org]
+                    self._audiences.pop(org, None)
+
+
+def _has_hole(audience: Audience, events: list[Recorded]) -> bool:
+    """Facts are numbered without holes: a jump means that the log was trimmed unread, or replaced."""
+    expected = audience.last_number
+    for event in events:
+        if event.number is not None:
+            if expected is not None and event.number != expected + 1:
+                return True
+            expected = event.number
+    return False

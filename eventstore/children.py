@@ -1,0 +1,69 @@
+"""Child processes that end when this process ends, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO
+
+POLL_S = 0.05
+KILL_LIMIT_S = 5.0
+_PR_SET_PDEATHSIG = 1
+
+Output = int | IO[bytes] | None
+
+
+def spawn(
+    command: Sequence[str], *, stdout: Output, stderr: Output, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Starts a child in a session of its own, so that Ctrl-C on a terminal reaches only its parent.
+
+    On Linux the kernel sends it SIGTERM when the *thread* that called this ends: call it from the main thread.
+    """
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+    )
+
+
+async def ended(child: subprocess.Popen[bytes]) -> int:
+    """Waits until the child has ended; its exit status. Polls: a waiting thread could not be cancelled."""
+    while (status := child.poll()) is None:
+        await asyncio.sleep(POLL_S)
+    return status
+
+
+async def stop(child: subprocess.Popen[bytes], limit_s: float) -> None:
+    """SIGTERM, and SIGKILL when the child is still there after `limit_s`. Returns when it is gone."""
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        await asyncio.wait_for(ended(child), limit_s)
+    except TimeoutError:
+        child.kill()
+        await asyncio.wait_for(ended(child), KILL_LIMIT_S)
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child of a threaded process may not take locks
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # the parent ended between fork and prctl
+            os._exit(1)
+
+    return before_exec
