@@ -7,6 +7,7 @@ the tailer has seen, it joins its channel in the same step (nothing is awaited i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from aiohttp import web
@@ -15,7 +16,7 @@ from edges.channels import Audience, Filter, Format, Subscriber
 from edges.resume import Gap, Start, gap_from_start
 from edges.ring import Entry
 from edges.tail import Tailer
-from edges.wire import SSE, Frame, retry
+from edges.wire import HEARTBEAT_S, SSE, Frame, retry
 from eventstore.log import PAGE, Log
 from eventstore.schema import ConversationId, OrgId, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
@@ -28,13 +29,17 @@ REACH_S = 5.0
 
 
 class Plan(NamedTuple):
-    """What one stream shows. `opening` goes out first, before anything from the log."""
+    """What one stream shows. `opening` goes out first, before anything from the log.
+
+    `alive` is asked while nothing comes: when it says that nobody will ever answer, the stream breaks off.
+    """
 
     org: OrgId
     filter: Filter
     format: Format
     start: Start
     opening: bytes = b""
+    alive: Callable[[], Awaitable[bool]] | None = None
     headers: dict[str, str] = {}  # noqa: RUF012 - never written to
 
 
@@ -91,7 +96,7 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         subscriber.wake = loop.create_future()
         channel = audience.join(subscriber, plan.filter, plan.format)
         try:
-            await subscriber.wake
+            await _woken(subscriber.wake, plan)
         finally:
             audience.part(subscriber, channel)
             subscriber.wake = None
@@ -100,6 +105,14 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         if subscriber.transport.is_closing():
             raise StreamCut
         await _drained(request, subscriber)
+
+
+async def _woken(wake: asyncio.Future[None], plan: Plan) -> None:
+    if plan.alive is None:
+        return await wake
+    while not (await asyncio.wait((wake,), timeout=HEARTBEAT_S))[0]:
+        if not await plan.alive():
+            raise StreamCut
 
 
 async def _catch_up(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> bool:

@@ -1,0 +1,8 @@
+"""The API surfaces, one file each: a dialect never sees another dialect's requests, nor a worker."""
+
+from __future__ import annotations
+
+from edges.dialects import native, native_runs, tool_stream
+
+DIALECTS = (native, native_runs, tool_stream)
+"""Each has `ROUTES`."""

@@ -1,0 +1,186 @@
+"""Runs: started by one input, followed by any client of the organization, over with the terminal event of their root.
+
+What every route that starts work shares: begin, follow, re-attach, or wait for the whole answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+
+from edges import resume
+from edges.app_keys import LOG, PRESENCE, TAILER
+from edges.auth import Caller
+from edges.channels import Filter, Format
+from edges.errors import ApiError
+from edges.intake import Accepted, Input, accept, client_key
+from edges.limits import charge_open
+from edges.respond import Plan, respond
+from edges.ring import Dialect
+from edges.wire import Frame, Wire
+from eventstore import codec
+from eventstore.events import TERMINAL_TYPES
+from eventstore.events.tools import ToolRequested
+from eventstore.log import Log, fingerprint
+from eventstore.schema import Event, OrgId, Position, Recorded
+
+ANSWER_GRACE_S = 7.0
+"""How much longer than a run's own deadline an edge waits for the event that says so."""
+STARTS_WORK = frozenset({"message.received", "tool.requested"})
+
+
+class RunRequest(NamedTuple):
+    """Work asked for by a request. `canonical` is what makes two requests the same; `dedupe_ms` merges repeats that carry
+    no key, and `key` is the producer's own name for the input."""
+
+    body: ToolRequested
+    name: str
+    canonical: bytes
+    dedupe_ms: int | None = None
+    key: str | None = None
+
+
+def ends_run(event: Recorded) -> bool:
+    """Stateless: tools inside a turn carry a call id, and an input that starts no work is over with itself."""
+    if event.type in TERMINAL_TYPES:
+        return True
+    if event.type in ("tool.completed", "tool.failed"):
+        return b'"call_id":"' not in event.data
+    return event.position == event.run and event.type not in STARTS_WORK
+
+
+async def start_or_attach(
+    request: web.Request, caller: Caller, wanted: RunRequest, wire: Wire, dialect: Dialect
+) -> web.StreamResponse:
+    """The stream of the run this request starts, or of the one it started before it lost the connection."""
+    log = request.app[LOG]
+    seen = resume.requested(request)
+    if seen is not None and seen.resumes and "after" not in request.query:
+        return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
+    await charge_open(request, caller)
+    accepted = await begin(request, caller, wanted)
+    run = accepted.positions[0]
+    format = Format(dialect, wire, request.version >= (1, 1), ends_run)
+    plan = plan_for(request, caller, run, resume.Start(run.before()), format)._replace(
+        headers={**accepted.headers, **run_headers(run)}
+    )
+    return await respond(request, request.app[TAILER], log, plan)
+
+
+async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Accepted:
+    """Appends the input on a lane of its own: a slow tool delays nobody."""
+    digest = _fingerprint(caller, wanted)
+    body = msgspec.structs.replace(wanted.body, fingerprint=digest)
+    event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")
+    key, ttl_ms = wanted.key or client_key(request), None
+    if key is None and wanted.dedupe_ms is not None:
+        key, ttl_ms = f"repeat:{digest}", wanted.dedupe_ms
+    return await accept(
+        request, caller, Input(events=[event], raw=wanted.canonical, route=wanted.name, key=key, ttl_ms=ttl_ms)
+    )
+
+
+def _fingerprint(caller: Caller, wanted: RunRequest) -> str:
+    return fingerprint(caller.credential_id, wanted.name, wanted.canonical)
+
+
+def run_headers(run: Position) -> dict[str, str]:
+    return {"X-Run-Id": str(run), "Location": f"/v1/runs/{run}/stream"}
+
+
+async def _attach(
+    request: web.Request, caller: Caller, wanted: RunRequest, seen: resume.Requested, format: Format
+) -> web.StreamResponse:
+    log = request.app[LOG]
+    event = await event_at(log, caller.org, seen.position)
+    if event is None:
+        return await _refuse_with_gap(request, caller, seen, format)
+    root = await log.at(caller.org, event.run)
+    body = codec.decode(root) if root is not None else None
+    if not isinstance(body, ToolRequested) or body.fingerprint != _fingerprint(caller, wanted):
+        raise ApiError(422, "RUN_MISMATCH", f"Last-Event-ID {seen.text} belongs to another request than this one")
+    return await follow(request, caller, event.run, seen.position, format)
+
+
+async def _refuse_with_gap(
+    request: web.Request, caller: Caller, seen: resume.Requested, format: Format
+) -> web.StreamResponse:
+    """A position that leads to no run must not start one: a gap, and a clean end."""
+    log = request.app[LOG]
+    start = await resume.start(log, caller.org, seen)
+    gap = start.gap or await resume.gap_from_start(log, caller.org, seen.text, "unknown")
+    frame = Frame(gap.data(), "gap" if format.dialect.named else None)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": format.wire.content_type,
+            "Cache-Control": "no-cache, no-transform",
+            "X-Accel-Buffering": "no",
+        }
+    )
+    await response.prepare(request)
+    await response.write(format.wire.encode([frame], str(gap.resume)))
+    await response.write_eof()
+    return response
+
+
+async def event_at(log: Log, org: OrgId, position: Position) -> Recorded | None:
+    """The fact or delta at exactly this position."""
+    events = await log.read(org, position.before(), count=1)
+    return events[0] if events and events[0].position == position else None
+
+
+async def follow(
+    request: web.Request, caller: Caller, run: Position, after: Position, format: Format
+) -> web.StreamResponse:
+    """The run's stream from a position that was seen; 204 if that was its end."""
+    log = request.app[LOG]
+    facts = await log.read_run(caller.org, run, deltas=False)
+    last = next((event for event in facts if ends_run(event)), None)
+    if last is not None and after >= last.position:
+        return web.Response(status=204, headers=run_headers(run))
+    return await respond(
+        request, request.app[TAILER], log, plan_for(request, caller, run, resume.Start(after, resumed=True), format)
+    )
+
+
+def plan_for(request: web.Request, caller: Caller, run: Position, start: resume.Start, format: Format) -> Plan:
+    return Plan(
+        caller.org,
+        Filter(f"run:{run}"),
+        format,
+        start,
+        headers=run_headers(run),
+        alive=request.app[PRESENCE].any_alive,
+    )
+
+
+async def collect(request: web.Request, caller: Caller, wanted: RunRequest) -> tuple[list[Recorded], dict[str, str]]:
+    """Starts a run and waits for all of it, for callers that read one body."""
+    accepted = await begin(request, caller, wanted)
+    run = accepted.positions[0]
+    events = await outcome(request, caller, run, wanted.body.deadline_s + ANSWER_GRACE_S)
+    return events, {**accepted.headers, **run_headers(run)}
+
+
+async def outcome(request: web.Request, caller: Caller, run: Position, timeout_s: float) -> list[Recorded]:
+    """The events of a run up to its end; 503 when no worker answers in time (the work itself goes on)."""
+    log, tailer = request.app[LOG], request.app[TAILER]
+    async with tailer.audience(caller.org) as audience:
+        with audience.watch(f"run:{run}") as watch:
+            events = await log.read_run(caller.org, run, deltas=False)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while not (events and ends_run(events[-1])):
+                        arrived = await watch.take()
+                        events += [event for event in arrived if not events or event.position > events[-1].position]
+            except TimeoutError:
+                raise ApiError(
+                    503, "NO_WORKER", f"no answer in {timeout_s:.0f} s; follow it at /v1/runs/{run}/stream",
+                    {"Retry-After": "5", **run_headers(run)},
+                ) from None  # fmt: skip
+    return events
