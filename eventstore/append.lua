@@ -114,8 +114,8 @@ for i = 1, n_events do
   if string.sub(cause, 1, 1) == '@' then cause = positions[tonumber(string.sub(cause, 2))] end
   local name = conversation > 0 and ARGV[20 + 2 * conversation] or ''
   if kind == 'd' then
-    call('XADD', KEYS[2], 'MINID', '~', int(ms - retention), id, 't', ARGV[at + 3], 'c', name, 'r', run, 'k', cause,
-      'a', ARGV[at + 4], 'd', ARGV[at + 7], 'p', ARGV[at + 8])
+    call('XADD', KEYS[2], 'MINID', '~', int(math.max(0, ms - retention)), id, 't', ARGV[at + 3], 'c', name, 'r', run,
+      'k', cause, 'a', ARGV[at + 4], 'd', ARGV[at + 7], 'p', ARGV[at + 8])
     local index = ARGV[18] .. 'run:' .. run .. ':d'
     call('RPUSH', index, id)
     call('PEXPIRE', index, retention)

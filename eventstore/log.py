@@ -190,7 +190,7 @@ class Log:
         if held is not None:
             lanes[held.lane] = 1
         encoded: list[Argument] = []
-        for event in request.events:
+        for place, event in enumerate(request.events):
             conversation, lane = event.conversation, event.lane
             fields = codec.encode(event.body, event.actor, conversation)
             encoded += (
@@ -199,12 +199,16 @@ class Log:
                 lanes.setdefault(lane, len(lanes) + 1) if lane else 0,
                 fields.type,
                 event.actor,
-                _reference(event.run),
-                _reference(event.cause),
+                _reference(event.run, place),
+                _reference(event.cause, place),
                 fields.data,
                 fields.personal,
                 fields.digest,
             )
+        if not conversations and (control is not None or request.expected is not None):
+            raise ValueError("control and an expected version need a conversation")
+        if disposal is not None and held is None:
+            raise ValueError(f"only a held lane can {disposal.kind}")
         idempotency_key = own.idempotency(idempotency.key) if idempotency else own.meta
         names = [own.log, own.tok, own.meta, own.bell, own.work, own.delay, own.alias, own.parked, idempotency_key]
         for name in conversations:
@@ -383,10 +387,12 @@ async def _together(*calls: Any) -> list[Any]:
     return await asyncio.gather(*calls)
 
 
-def _reference(target: Position | Sibling | None) -> str:
-    if target is None:
-        return ""
-    return f"@{target.place + 1}" if isinstance(target, Sibling) else str(target)
+def _reference(target: Position | Sibling | None, place: int) -> str:
+    if not isinstance(target, Sibling):
+        return "" if target is None else str(target)
+    if not 0 <= target.place < place:  # the script would notice in the middle of writing
+        raise ValueError(f"event {place} points at sibling {target.place}: only an earlier one has a position")
+    return f"@{target.place + 1}"
 
 
 def _outcome(org: OrgId, reply: list[Any]) -> Outcome:
