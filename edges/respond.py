@@ -7,18 +7,22 @@ the tailer has seen, it joins its channel in the same step (nothing is awaited i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from aiohttp import web
 
+from edges.app_keys import LOG
+from edges.auth import Caller
 from edges.channels import Audience, Filter, Format, Subscriber
+from edges.open_streams import STREAMS
 from edges.resume import Gap, Start, gap_from_start
 from edges.ring import Entry
-from edges.tail import Tailer
+from edges.tail import TAILER
 from edges.wire import HEARTBEAT_S, SSE, Frame, retry
 from eventstore.log import PAGE, Log
-from eventstore.schema import ConversationId, OrgId, Position, Recorded
+from eventstore.schema import ConversationId, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
 STALL_S = 60.0
@@ -34,7 +38,7 @@ class Plan(NamedTuple):
     `alive` is asked while nothing comes: when it says that nobody will ever answer, the stream breaks off.
     """
 
-    org: OrgId
+    caller: Caller
     filter: Filter
     format: Format
     start: Start
@@ -47,31 +51,42 @@ class StreamCut(Exception):
     """The stream must break off without a clean end, so that every client reconnects."""
 
 
-async def respond(request: web.Request, tailer: Tailer, log: Log, plan: Plan) -> web.StreamResponse:
+async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
     """Serves the stream until it is over, the client leaves, or it has to be cut."""
-    async with tailer.audience(plan.org) as audience:
+    log = request.app[LOG]
+    async with request.app[TAILER].audience(plan.caller.org) as audience:
         response = web.StreamResponse(headers=_headers(plan))
         if request.version >= (1, 1):
             response.headers["Connection"] = "keep-alive"
         await response.prepare(request)
         subscriber = Subscriber(request, plan.start.position)
         subscriber.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
-        gauge = SUBSCRIBERS.labels(plan.format.dialect.name, plan.format.wire.name)
-        gauge.inc()
-        try:
-            request.writer.send_headers()
-            opening = retry() if plan.format.wire is SSE else b""
-            if plan.start.gap is not None:
-                opening += _gap_bytes(plan, plan.start.gap)
-            await _send(request, subscriber, plan.format.packed(opening + plan.opening))
-            await _reached(audience, subscriber)
-            await _follow(request, log, audience, subscriber, plan)
-            await response.write_eof()
-        except StreamCut:
-            subscriber.transport.close()
-        finally:
-            gauge.dec()
+        with (
+            request.app[STREAMS].opened(plan.caller, subscriber.transport),
+            _counted(plan.format.dialect.name, plan.format.wire.name),
+        ):
+            try:
+                request.writer.send_headers()
+                opening = retry() if plan.format.wire is SSE else b""
+                if plan.start.gap is not None:
+                    opening += _gap_bytes(plan, plan.start.gap)
+                await _send(request, subscriber, plan.format.packed(opening + plan.opening))
+                await _reached(audience, subscriber)
+                await _follow(request, log, audience, subscriber, plan)
+                await response.write_eof()
+            except StreamCut:
+                subscriber.transport.close()
     return response
+
+
+@contextmanager
+def _counted(dialect: str, wire: str) -> Iterator[None]:
+    gauge = SUBSCRIBERS.labels(dialect, wire)
+    gauge.inc()
+    try:
+        yield
+    finally:
+        gauge.dec()
 
 
 async def _reached(audience: Audience, subscriber: Subscriber) -> None:
@@ -142,7 +157,7 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
 
 async def _page(log: Log, plan: Plan, after: Position, head: Position) -> tuple[list[Recorded], Position]:
     """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
-    filter, org = plan.filter, plan.org
+    filter, org = plan.filter, plan.caller.org
     if filter.scope.startswith("run:"):
         events = await log.read_run(org, Position.parse(filter.scope[4:]), after, deltas=filter.deltas)
     elif filter.scope and filter.deltas:
@@ -193,7 +208,7 @@ async def _drained(request: web.Request, subscriber: Subscriber) -> None:
 
 async def _announce_gap(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
     """The log came back shorter than what this client was shown."""
-    gap = await gap_from_start(log, plan.org, str(subscriber.position), "ahead")
+    gap = await gap_from_start(log, plan.caller.org, str(subscriber.position), "ahead")
     GAPS.labels("ahead").inc()
     subscriber.position = gap.resume
     await _send(request, subscriber, plan.format.packed(_gap_bytes(plan, gap)))

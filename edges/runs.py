@@ -6,7 +6,6 @@ What every route that starts work shares: begin, follow, re-attach, or wait for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from edges import resume
-from edges.app_keys import LOG, PRESENCE, TAILER
+from edges.app_keys import LOG, PRESENCE
 from edges.auth import Caller
 from edges.channels import Filter, Format
 from edges.errors import ApiError
@@ -22,6 +21,7 @@ from edges.intake import Accepted, Input, accept, client_key
 from edges.limits import charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
+from edges.tail import TAILER
 from edges.wire import Frame, Wire
 from eventstore import codec
 from eventstore.events import TERMINAL_TYPES
@@ -62,14 +62,14 @@ async def start_or_attach(
     seen = resume.requested(request)
     if seen is not None and seen.resumes and "after" not in request.query:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
-    await charge_open(request, caller)
+    await charge_open(request, caller, free=False)
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
     plan = plan_for(request, caller, run, resume.Start(run.before()), format)._replace(
         headers={**accepted.headers, **run_headers(run)}
     )
-    return await respond(request, request.app[TAILER], log, plan)
+    return await respond(request, plan)
 
 
 async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Accepted:
@@ -143,14 +143,12 @@ async def follow(
     last = next((event for event in facts if ends_run(event)), None)
     if last is not None and after >= last.position:
         return web.Response(status=204, headers=run_headers(run))
-    return await respond(
-        request, request.app[TAILER], log, plan_for(request, caller, run, resume.Start(after, resumed=True), format)
-    )
+    return await respond(request, plan_for(request, caller, run, resume.Start(after, resumed=True), format))
 
 
 def plan_for(request: web.Request, caller: Caller, run: Position, start: resume.Start, format: Format) -> Plan:
     return Plan(
-        caller.org,
+        caller,
         Filter(f"run:{run}"),
         format,
         start,

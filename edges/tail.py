@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import structlog
+from aiohttp import web
 
 from edges.channels import Audience, Subscriber
 from edges.resume import survives
@@ -185,6 +186,9 @@ class Tailer:
                 if now - since > IDLE_AUDIENCE_S:
                     del self._idle_since[org]
                     self._audiences.pop(org, None)
+
+
+TAILER = web.AppKey("tailer", Tailer)
 
 
 def _has_hole(audience: Audience, events: list[Recorded]) -> bool:

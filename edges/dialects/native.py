@@ -18,7 +18,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from edges import resume
-from edges.app_keys import LOG, ORGANIZATIONS, TAILER
+from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.channels import Filter, Format
 from edges.errors import ApiError
@@ -117,13 +117,13 @@ async def stream(request: web.Request) -> web.StreamResponse:
     log, wire = request.app[LOG], wire_of(request)
     filter = filter_of(request, organization)
     start = await resume.start(log, caller.org, resume.requested(request))
-    await charge_open(request, caller, free=start.resumed)
+    await charge_open(request, caller, free=start.resumed, subscription=True)
     dialect = NATIVE_NAMED if request.query.get("named") in ("1", "true") else NATIVE
     format = Format(dialect, wire, request.version >= (1, 1), tells_position=True)
     opening = b""
     if start.gap is None and (at := await _opening_position(request, caller, start)) is not None:
         opening = format.position(at)
-    return await respond(request, request.app[TAILER], log, Plan(caller.org, filter, format, start, opening))
+    return await respond(request, Plan(caller, filter, format, start, opening))
 
 
 async def _opening_position(request: web.Request, caller: Caller, start: resume.Start) -> Position | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from edges import resume
-from edges.app_keys import LOG, TAILER
+from edges.app_keys import LOG
 from edges.auth import require
 from edges.channels import Format
 from edges.dialects.native import NATIVE, parse_position, wire_of
@@ -16,7 +16,7 @@ from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import ends_run, follow, plan_for
 from edges.wire import Frame, Wire
-from eventstore.schema import Position, Recorded
+from eventstore.schema import Recorded
 
 
 def _render(event: Recorded) -> list[Frame]:
@@ -70,14 +70,12 @@ async def stream(request: web.Request) -> web.StreamResponse:
     dialect = _dialect(request.query.get("dialect"), root, wire)
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
     if seen is None:
-        await charge_open(request, caller)
-        return await respond(
-            request, request.app[TAILER], log, plan_for(request, caller, run, resume.Start(run.before()), format)
-        )
+        await charge_open(request, caller, free=False, subscription=True)
+        return await respond(request, plan_for(request, caller, run, resume.Start(run.before()), format))
     start = await resume.start(log, caller.org, seen)
-    await charge_open(request, caller, free=start.resumed)
+    await charge_open(request, caller, free=start.resumed, subscription=True)
     if start.gap is not None:
-        return await respond(request, request.app[TAILER], log, plan_for(request, caller, run, start, format))
+        return await respond(request, plan_for(request, caller, run, start, format))
     return await follow(request, caller, run, start.position, format)
 
 

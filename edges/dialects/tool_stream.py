@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from projections.tool_catalog import TOOL_SPECS
 
 from edges.auth import Caller, require
 from edges.dialects import vapi_tools
@@ -21,10 +22,9 @@ from edges.ring import Dialect
 from edges.runs import RunRequest, collect, start_or_attach
 from edges.tool_calls import requested, spec_of
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
-from eventstore.events.tools import ToolCompleted, ToolFailed, ToolProgressed, ToolRequested, ToolStarted
 from eventstore import codec
-from eventstore.schema import Event, Recorded
-from projections.tool_catalog import TOOL_SPECS
+from eventstore.events.tools import ToolCompleted, ToolFailed, ToolProgressed, ToolRequested, ToolStarted
+from eventstore.schema import Recorded
 
 CHUNK_ITEMS = 100
 CONTROL_KEYS = frozenset({"stream", "streaming", "streamFormat"})

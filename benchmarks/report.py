@@ -1,0 +1,51 @@
+"""Claims with their numbers, as a table for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`ratio` is the median of the pairwise ratios ours/peer of interleaved rounds; `target` what it should reach."""
+
+    name: str
+    unit: str
+    ours: float | None = None
+    peer: str = ""
+    peers: float | None = None
+    ratio: float | None = None
+    target: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.ratio is None or self.target is None:
+            return ""
+        return "yes" if self.ratio >= self.target else "no"
+
+
+def table(claims: Sequence[Claim]) -> str:
+    lines = ["| what | unit | trunkline | peer | peer's | ratio | target | reached |", "|---|---|---|---|---|---|---|---|"]
+    for claim in claims:
+        cells = [
+            claim.name, claim.unit, _number(claim.ours), claim.peer, _number(claim.peers),
+            "" if claim.ratio is None else f"{claim.ratio:.2f}", "" if claim.target is None else f"{claim.target:g}",
+            claim.verdict,
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def as_json(claims: Sequence[Claim]) -> str:
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    return json.dumps({"machine": machine, "claims": [asdict(claim) for claim in claims]}, indent=2)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
