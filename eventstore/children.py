@@ -8,12 +8,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import IO
+
+import structlog
 
 POLL_S = 0.05
 KILL_LIMIT_S = 5.0
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+STEADY_S = 10.0
+"""A child that ran this long did not fail at its start: the pause before the next start is short again."""
 _PR_SET_PDEATHSIG = 1
+
+logger = structlog.get_logger(__name__)
 
 Output = int | IO[bytes] | None
 
@@ -38,9 +46,27 @@ def spawn(
 
 async def ended(child: subprocess.Popen[bytes]) -> int:
     """Waits until the child has ended; its exit status. Polls: a waiting thread could not be cancelled."""
-    while (status := child.poll()) is None:
+    while (status := child.poll()) is None:  # noqa: ASYNC110 - the kernel sets no asyncio.Event
         await asyncio.sleep(POLL_S)
     return status
+
+
+async def ends(name: str, current: Callable[[], subprocess.Popen[bytes] | None]) -> AsyncIterator[None]:
+    """Yields when it is time to start the current child again: each time it has ended, after a pause that grows while
+    children fail at their start. Ends when there is no child any more."""
+    clock = asyncio.get_running_loop().time
+    pause_s = FIRST_PAUSE_S
+    while (child := current()) is not None:
+        watched_since = clock()
+        status = await ended(child)
+        if current() is not child:
+            continue
+        if clock() - watched_since > STEADY_S:
+            pause_s = FIRST_PAUSE_S
+        logger.warning(f"{name} ended by itself", status=status, pid=child.pid, again_in_s=pause_s)
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        yield
 
 
 async def stop(child: subprocess.Popen[bytes], limit_s: float) -> None:

@@ -30,7 +30,7 @@ class RedisVersion(NamedTuple):
 
 
 class DataDir:
-    """Held by at most one process at a time. The lock belongs to this process and falls with it: kill -9 leaves none."""
+    """Held by at most one process at a time. The lock falls with its process: kill -9 leaves none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()

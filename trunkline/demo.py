@@ -1,0 +1,34 @@
+"""The organization that `up` starts with, and the key it is opened with: the same ones for the same data directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from eventstore.data_dir import write_json
+from eventstore.organizations import Organizations
+from eventstore.schema import OrgId
+
+DEMO = OrgId("demo")
+
+
+class Demo(msgspec.Struct, frozen=True):
+    organization: str
+    api_key: str
+
+
+async def open_demo(organizations: Organizations, data_dir: Path, name: str) -> Demo:
+    """Creates what is missing. A key that the store does not know any more (another Redis, revoked) is replaced."""
+    path = data_dir / "organization.json"
+    await organizations.ensure(DEMO, name)
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=Demo)
+        owner = await organizations.authenticate(known.api_key)
+        if owner is not None and owner.org == DEMO:
+            return known
+    except (FileNotFoundError, msgspec.DecodeError):
+        pass
+    demo = Demo(DEMO, await organizations.create_key(DEMO, name="trunkline up"))
+    write_json(path, msgspec.to_builtins(demo))
+    return demo

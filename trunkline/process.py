@@ -1,0 +1,54 @@
+"""The life of one process: its event loop, and the signals that end it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run(main: Coroutine[None, None, T]) -> T:
+    """Runs a coroutine on uvloop where there is one."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # Windows
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def run_until_signalled(main: Coroutine[None, None, None]) -> int:
+    """Runs a process that ends on SIGINT or SIGTERM; its exit code.
+
+    The signal cancels `main`, which drains by leaving its `async with` blocks. A second signal does not wait.
+    """
+    return run(_until_signalled(main))
+
+
+async def _until_signalled(main: Coroutine[None, None, None]) -> int:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        signalled = True
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        await main
+    except asyncio.CancelledError:
+        if not signalled:
+            raise
+    return 0

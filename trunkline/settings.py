@@ -1,0 +1,125 @@
+"""Settings from the environment and `.env`: the only reader of either."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from trunkline.errors import StartError
+
+_RATE = re.compile(r"(\d{1,9})(?:/(\d{0,6})([smh]))?")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600}
+
+
+class SettingsError(StartError):
+    """Every fault of the settings at once, one line each, without secrets."""
+
+
+class RateLimit(NamedTuple):
+    """Requests per key in any window of `window_s`; no limit when `requests` is 0."""
+
+    requests: int
+    window_s: int
+
+    @classmethod
+    def parse(cls, text: str) -> RateLimit:
+        match = _RATE.fullmatch(text.strip())
+        window_s = int(match[2] or 1) * _UNIT_S[match[3]] if match and match[3] else 15 * 60
+        if match is None or window_s == 0:
+            raise ValueError('expected requests per 15 minutes or "requests/window" such as 1000/15m, 50/s; 0 is off')
+        return cls(int(match[1]), window_s)
+
+
+def _words(value: object) -> object:
+    return tuple(re.split(r"[\s,]+", value.strip(" ,"))) if isinstance(value, str) else value
+
+
+def _rate(value: object) -> object:
+    return RateLimit.parse(value) if isinstance(value, str) else value
+
+
+def _own(name: str, *others: str) -> AliasChoices:
+    return AliasChoices(f"TRUNKLINE_{name}", *others)
+
+
+class Settings(BaseSettings):
+    """Our own names start with TRUNKLINE_; the vendors' names are those of their documentation."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    redis_url: SecretStr | None = Field(None, validation_alias=_own("REDIS_URL"))
+    """None: `up` starts a Redis of its own. Secret, because it may contain a password."""
+    data_dir: Path = Field(Path(".trunkline"), validation_alias=_own("DATA_DIR"))
+    host: str = Field("127.0.0.1", validation_alias=_own("HOST"))
+    port: int = Field(8000, ge=0, le=65535, validation_alias=_own("PORT", "PORT"))
+    public_base_url: str | None = Field(None, validation_alias=_own("PUBLIC_BASE_URL"))
+    """How providers reach this installation; without a trailing slash."""
+    secret_key: SecretStr | None = Field(None, min_length=32, validation_alias=_own("SECRET_KEY"))
+    """Encrypts what organizations entrust to the store."""
+    durability: Literal["local", "aof", "replica"] = Field("local", validation_alias=_own("DURABILITY"))
+    rate_limit: Annotated[RateLimit, NoDecode, BeforeValidator(_rate)] = Field(
+        RateLimit(1000, 15 * 60), validation_alias=_own("RATE_LIMIT")
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), validation_alias=_own("CORS_ORIGINS")
+    )
+    model: str | None = Field(None, validation_alias=_own("MODEL"))
+    """None: chosen by the keys that are set."""
+    offline_delay_ms: int = Field(0, ge=0, le=60_000, validation_alias=_own("OFFLINE_DELAY_MS"))
+    """Pause of the offline model between two tokens."""
+
+    twilio_account_sid: str | None = None
+    twilio_auth_token: SecretStr | None = None
+    twilio_phone_number: str | None = None
+    twilio_base_url: str | None = None
+    default_organization_name: str = "Demo"
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"(redis|rediss|unix)(\+\w+)?://.", value.get_secret_value()):
+            raise ValueError("expected redis://host:port, rediss://host:port or unix:///path")
+        return value
+
+    @field_validator("public_base_url", "twilio_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+            raise ValueError("expected an address that starts with https:// or http://")
+        return value.rstrip("/") if value else None
+
+    @property
+    def twilio_is_configured(self) -> bool:
+        return bool(self.twilio_account_sid and self.twilio_auth_token)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings with what the command line says put over them; None says nothing. Raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_fault(fault) for fault in error.errors(include_url=False))) from None
+
+
+def _fault(fault: ErrorDetails) -> str:
+    place = str(fault["loc"][0])  # a field's first variable, or its name where it has no others
+    variables, field = next(
+        (variables, field)
+        for name, field in Settings.model_fields.items()
+        if place in (name, *(variables := _variables(name, field)))
+    )
+    value = "a secret that is not shown" if "SecretStr" in str(field.annotation) else repr(fault["input"])[:80]
+    return f"{' or '.join(variables)} is {value}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _variables(name: str, field: FieldInfo) -> tuple[str, ...]:
+    aliases = field.validation_alias
+    return tuple(str(alias) for alias in aliases.choices) if isinstance(aliases, AliasChoices) else (name.upper(),)

@@ -1,0 +1,42 @@
+"""The store that a command works on: where it is, and a connection to it that is known to answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.embedded import running_url
+from eventstore.errors import StoreError
+from trunkline.errors import StartError
+from trunkline.settings import Settings
+
+
+def store_url(settings: Settings) -> str:
+    """The configured Redis, else the one that a running `trunkline up` keeps on the data directory."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    if (url := running_url(settings.data_dir)) is not None:
+        return url
+    raise StartError("no Redis is configured: set TRUNKLINE_REDIS_URL, give --redis-url, or start `trunkline up` first")
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Pipe]:
+    """A connection for a few calls. Raises StartError when nothing answers there."""
+    try:
+        pipe = Pipe(pool_for(url))
+        await pipe.call("PING")
+    except (StoreError, ValueError) as error:
+        raise StartError(f"Redis at {shown(url)} cannot be used: {error}") from error
+    try:
+        yield pipe
+    finally:
+        await pipe.close()
+
+
+def shown(url: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,121 @@
+"""`trunkline up`: everything on one machine with one command."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from eventstore.data_dir import DataDir
+from eventstore.embedded import EmbeddedRedis
+from eventstore.errors import StoreError
+from eventstore.organizations import Organizations
+from eventstore.presence import Presence
+from trunkline import logging
+from trunkline.demo import Demo, open_demo
+from trunkline.edge import serving
+from trunkline.errors import StartError
+from trunkline.process import run_until_signalled
+from trunkline.settings import Settings, load_settings
+from trunkline.store import connected
+from trunkline.worker_child import WorkerChild
+
+BACKLOG = 4096
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class UpOptions(NamedTuple):
+    """What the command line says; None leaves it to the settings."""
+
+    host: str | None = None
+    port: int | None = None
+    data_dir: Path | None = None
+    as_json: bool = False
+
+
+def run_up(options: UpOptions) -> int:
+    """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError."""
+    settings = load_settings(host=options.host, port=options.port, data_dir=options.data_dir)
+    logging.configure()
+    with listening(settings.host, settings.port) as listener:
+        try:
+            return run_until_signalled(_up(settings, listener, options.as_json))
+        except StoreError as error:
+            raise StartError(str(error)) from error
+
+
+async def _up(settings: Settings, listener: socket.socket, as_json: bool) -> None:
+    # Left in reverse order: the edge drains while the worker still answers, then the worker, then Redis.
+    async with _redis(settings) as redis, connected(redis.url) as pipe:
+        demo = await open_demo(Organizations(pipe), settings.data_dir, settings.default_organization_name)
+        async with (
+            WorkerChild(Presence(pipe), redis.worker_options) as worker,
+            serving(settings, redis.url, listener, development=_is_development(settings)),
+        ):
+            await worker.ready()
+            _announce(demo, _address(settings.host, listener), redis.url, as_json)
+            await asyncio.gather(redis.watch(), worker.watch())
+
+
+class _Redis(NamedTuple):
+    url: str
+    worker_options: list[str]
+    own: EmbeddedRedis | None
+
+    async def watch(self) -> None:
+        if self.own is not None:
+            await self.own.watch()
+
+
+@asynccontextmanager
+async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
+    if settings.redis_url is None:
+        async with EmbeddedRedis(settings.data_dir) as own:
+            yield _Redis(own.url, ["--redis-url", own.url], own)
+    else:
+        with DataDir(settings.data_dir):
+            # The worker finds the address where we found it: it may hold a password, and `ps` shows arguments.
+            yield _Redis(settings.redis_url.get_secret_value(), [], None)
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Taken before anything slow, and kept: no other program can get the port between the check and its use."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise StartError(f"cannot listen on {host} port {port}: {reason}; choose another one with --port") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _is_development(settings: Settings) -> bool:
+    return settings.host in LOOPBACK and settings.public_base_url is None
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{listener.getsockname()[1]}"
+
+
+def _announce(demo: Demo, url: str, redis_url: str, as_json: bool) -> None:
+    facts = {
+        "url": url,
+        "organization": demo.organization,
+        "api_key": demo.api_key,
+        "console": f"{url}/console",
+        "redis_url": redis_url,
+    }
+    if as_json:
+        print(json.dumps(facts), flush=True)
+        return
+    print("\nTrunkline is up. Ctrl-C stops it.\n")
+    for name in ("url", "organization", "api_key", "console"):
+        print(f"  {name.replace('_', ' '):<14}{facts[name]}")
+    print(flush=True)
