@@ -1,0 +1,252 @@
+"""Organizations, their API keys and telephone numbers: what must be found before an organization's shard is known."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from eventstore import keys
+from eventstore.connection import Pipe
+from eventstore.errors import StoreError
+from eventstore.schema import ConversationId, OrgId
+
+SCOPES = ("events:read", "events:write", "tools:call", "chat:write", "control:write", "admin")
+
+CACHE_S = 2.0
+"""How long an answer is believed. A stream that looks again every 2 s so ends within 5 s of its key's revocation."""
+CACHE_ENTRIES = 20_000
+MAX_KEY_LENGTH = 200
+
+_SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NUMBER = re.compile(r"[+A-Za-z0-9]{1,64}")
+
+V = TypeVar("V")
+
+
+class Organization(msgspec.Struct, frozen=True):
+    """`id` is its slug. `pepper` keeps conversation ids from being guessed from telephone numbers; it never changes."""
+
+    id: OrgId
+    name: str
+    pepper: bytes
+    created_at: datetime
+
+
+class Credential(NamedTuple):
+    org: OrgId
+    key_id: str
+    scopes: frozenset[str]
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A key as its organization lists it; the key itself is not kept."""
+
+    key_id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    digest: str
+
+
+class _Owner(msgspec.Struct, frozen=True):
+    """What a key's hash leads to."""
+
+    org: OrgId
+    key_id: str
+    scopes: list[str]
+
+
+class Organizations:
+    """`clock` (monotonic seconds) only ages the cache; what is stored is dated by Redis."""
+
+    def __init__(self, pipe: Pipe, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pipe = pipe
+        self._clock = clock
+        self._known: _Recent[Organization] = _Recent(clock)
+        self._accepted: _Recent[Credential] = _Recent(clock)
+        self._refused: _Recent[bool] = _Recent(clock)  # apart, so that guesses cannot push out good keys
+        self._live: _Recent[bool] = _Recent(clock)
+        self._numbers: _Recent[OrgId | None] = _Recent(clock)
+
+    async def create(self, slug: str, name: str) -> Organization | None:
+        """None if the slug is taken."""
+        if not _SLUG.fullmatch(slug):
+            raise ValueError(f"an organization's id is 1-63 of a-z, 0-9 and inner hyphens, got {slug!r}")
+        new = Organization(OrgId(slug), name, secrets.token_bytes(32), await self._now())
+        created = await self._pipe.call("SET", keys.organization(slug), msgspec.json.encode(new), "NX")
+        await self._pipe.call("SADD", keys.ORGANIZATIONS, slug)  # again for one whose creator died in between
+        return new if created else None
+
+    async def ensure(self, slug: str, name: str) -> Organization:
+        """The organization with this slug, created if there is none."""
+        created = await self.create(slug, name)
+        found = created or await self.get(OrgId(slug))
+        assert found is not None, "organizations are never deleted"
+        return found
+
+    async def get(self, org: OrgId) -> Organization | None:
+        if (known := self._known.get(org)) is not None:
+            return known
+        asked = self._clock()
+        stored = await self._pipe.call("GET", keys.organization(org))
+        if stored is None:
+            return None
+        found = msgspec.json.decode(stored, type=Organization)
+        self._known.put(org, found, asked)
+        return found
+
+    async def require(self, org: OrgId) -> Organization:
+        """The organization of a credential or number: that one exists was made sure when it was handed out."""
+        found = await self.get(org)
+        if found is None:
+            raise StoreError(f"there is no organization {org!r}, though something of this store belongs to it")
+        return found
+
+    async def list(self) -> Sequence[Organization]:
+        slugs = sorted(slug.decode() for slug in await self._pipe.call("SMEMBERS", keys.ORGANIZATIONS))
+        found = [await self.get(OrgId(slug)) for slug in slugs]
+        return [organization for organization in found if organization is not None]
+
+    async def only(self) -> Organization | None:
+        """The single organization of this store; None if there are several, or none."""
+        some = await self._pipe.call("SRANDMEMBER", keys.ORGANIZATIONS, 2)
+        return await self.get(OrgId(some[0].decode())) if len(some) == 1 else None
+
+    async def create_key(self, org: OrgId, scopes: Iterable[str] = SCOPES, name: str = "") -> str:
+        """A new API key in plain text: shown once, and not kept."""
+        wanted = sorted(set(scopes))
+        if unknown := [scope for scope in wanted if scope not in SCOPES]:
+            raise ValueError(f"unknown scopes {unknown}; there are {list(SCOPES)}")
+        if await self.get(org) is None:
+            raise ValueError(f"there is no organization {org!r}")
+        key_id = secrets.token_hex(6)
+        plain = f"tl_{key_id}_{secrets.token_hex(24)}"
+        listed = ApiKey(key_id, name, wanted, await self._now(), _digest(plain))
+        # Listed first: a crash in between leaves a key that does not work, not one that cannot be found and revoked.
+        await self._pipe.call("HSET", keys.organization_keys(org), key_id, msgspec.json.encode(listed))
+        owner = msgspec.json.encode(_Owner(org, key_id, wanted))
+        await self._pipe.call("SET", keys.api_key(listed.digest), owner)
+        return plain
+
+    async def authenticate(self, plain: str) -> Credential | None:
+        """Whose key this is, as of at most `CACHE_S` ago.
+
+        There is nothing to compare in constant time: the key's SHA-256 is looked up, and how long a lookup takes
+        tells of the digest only, which nobody can steer towards a stored one. The secret is 192 random bits, so a
+        slow hash would protect nothing.
+        """
+        if not plain.startswith("tl_") or len(plain) > MAX_KEY_LENGTH or not plain.isascii():
+            return None
+        digest = _digest(plain)
+        if (credential := self._accepted.get(digest)) is not None:
+            return credential
+        if self._refused.get(digest):
+            return None
+        asked = self._clock()
+        stored = await self._pipe.call("GET", keys.api_key(digest))
+        if stored is None:
+            self._refused.put(digest, True, asked)
+            return None
+        owner = msgspec.json.decode(stored, type=_Owner)
+        credential = Credential(owner.org, owner.key_id, frozenset(owner.scopes))
+        self._accepted.put(digest, credential, asked)
+        return credential
+
+    async def is_live(self, org: OrgId, key_id: str) -> bool:
+        """Whether a key still works, as of at most `CACHE_S` ago: for streams that outlive their request."""
+        name = f"{org}:{key_id}"
+        if (live := self._live.get(name)) is not None:
+            return live
+        asked = self._clock()
+        listed = await self._listed(org, key_id)
+        live = listed is not None and bool(await self._pipe.call("EXISTS", keys.api_key(listed.digest)))
+        self._live.put(name, live, asked)
+        return live
+
+    async def revoke(self, org: OrgId, key_id: str) -> bool:
+        """Ends a key: here at once, elsewhere within `CACHE_S`. False if there is no such key."""
+        listed = await self._listed(org, key_id)
+        if listed is None:
+            return False
+        await self._pipe.call("DEL", keys.api_key(listed.digest))
+        await self._pipe.call("HDEL", keys.organization_keys(org), key_id)
+        self._accepted.drop(listed.digest)
+        self._live.drop(f"{org}:{key_id}")
+        return True
+
+    async def list_keys(self, org: OrgId) -> Sequence[ApiKey]:
+        """Oldest first."""
+        stored = await self._pipe.call("HVALS", keys.organization_keys(org))
+        found = [msgspec.json.decode(value, type=ApiKey) for value in stored]
+        return sorted(found, key=lambda key: (key.created_at, key.key_id))
+
+    async def map_number(self, org: OrgId, e164: str) -> bool:
+        """Calls and messages to this number are the organization's; False if the number is another one's."""
+        if not _NUMBER.fullmatch(e164):
+            raise ValueError(f"not a telephone number: {e164!r}")
+        if await self._pipe.call("SET", keys.number(e164), org, "NX"):
+            self._numbers.drop(e164)
+            return True
+        owner: bytes | None = await self._pipe.call("GET", keys.number(e164))
+        return owner == org.encode()
+
+    async def organization_of_number(self, e164: str) -> OrgId | None:
+        """Whose number this is, as of at most `CACHE_S` ago."""
+        if self._numbers.holds(e164):
+            return self._numbers.get(e164)
+        asked = self._clock()
+        owner = await self._pipe.call("GET", keys.number(e164))
+        org = OrgId(owner.decode()) if owner else None
+        self._numbers.put(e164, org, asked)
+        return org
+
+    async def _listed(self, org: OrgId, key_id: str) -> ApiKey | None:
+        stored = await self._pipe.call("HGET", keys.organization_keys(org), key_id)
+        return msgspec.json.decode(stored, type=ApiKey) if stored else None
+
+    async def _now(self) -> datetime:
+        seconds, micros = await self._pipe.call("TIME")
+        return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
+
+
+class _Recent(Generic[V]):
+    """Answers believed for `CACHE_S` from the moment they were *asked* for, at most `CACHE_ENTRIES` of them."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: dict[str, tuple[V, float]] = {}
+
+    def holds(self, name: str) -> bool:
+        entry = self._entries.get(name)
+        return entry is not None and self._clock() < entry[1]
+
+    def get(self, name: str) -> V | None:
+        return self._entries[name][0] if self.holds(name) else None
+
+    def put(self, name: str, value: V, asked: float) -> None:
+        self._entries.pop(name, None)
+        if len(self._entries) >= CACHE_ENTRIES:
+            del self._entries[next(iter(self._entries))]
+        self._entries[name] = (value, asked + CACHE_S)
+
+    def drop(self, name: str) -> None:
+        self._entries.pop(name, None)
+
+
+def conversation_id(pepper: bytes, address: str) -> ConversationId:
+    """The name of the conversation with an address (`tel:+1555…`): 160 bits, so that two never meet by chance."""
+    digest = hmac.digest(pepper, address.encode(), "sha256")[:20]
+    return ConversationId("conv_" + base64.b32encode(digest).decode().lower())
+
+
+def _digest(plain: str) -> str:
+    return sha256(plain.encode()).hexdigest()
