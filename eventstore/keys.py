@@ -89,6 +89,7 @@ def of(org: OrgId) -> OrgKeys:
 # What must be found before the organization is known.
 STORE = "tl:{dir}:store"
 ORGANIZATIONS = "tl:{dir}:orgs"
+PRESENCE = "tl:{dir}:presence"
 
 
 def organization(org: str) -> str:
