@@ -13,7 +13,7 @@ from eventstore.presence import Presence
 
 
 class Quota(NamedTuple):
-    """What one credential may do in a window: `requests`, and `opens` of streams apart from them."""
+    """What one credential may do in a window: `requests`, and `opens` of streams apart from them; 0 is no limit."""
 
     requests: int = 1_000
     opens: int = 1_000

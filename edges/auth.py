@@ -1,0 +1,146 @@
+"""Who is asking: the organization and the rights come from a credential, never from what the request says of itself.
+
+In development mode a request without a credential is the organization `demo`, if it provably comes from this machine
+and not from a page of another origin, a rebound name or a tunnel.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
+
+from aiohttp import web
+
+from edges.app_keys import DEVELOPMENT, ORGANIZATIONS
+from edges.errors import ORGANIZATION, ApiError
+from eventstore.organizations import SCOPES
+from eventstore.schema import OrgId
+
+DEMO = OrgId("demo")
+DEVELOPER = "development"
+"""The credential id of requests that need none."""
+
+PLACEHOLDERS = frozenset(
+    {
+        "ghl_mcp_xxxxxxxxxxxxx",
+        "YOUR_KEY",
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJzdXBhYmFzZS1kZW1vIiwicm9sZSI6ImFub24iLCJleHAiOjE5ODM4MTI5OTZ9"
+        ".CRXP1A7WOeoJeXxjNni43kdQwgnWNReilDMblYTn_I0",
+    }
+)
+"""Printed in the documents where a credential goes: in development mode they count as none, elsewhere as bad ones."""
+
+
+class Caller(NamedTuple):
+    """`in_header` is False for a credential that a URL can carry: such a caller must not change anything by GET."""
+
+    org: OrgId
+    scopes: frozenset[str]
+    credential_id: str
+    in_header: bool = True
+
+    @property
+    def actor(self) -> str:
+        return f"client:{self.credential_id}"
+
+    def may(self, scope: str) -> bool:
+        """`admin` includes every other scope."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+CALLER = web.RequestKey("caller", Caller)
+
+
+async def require(request: web.Request, scope: str) -> Caller:
+    """The caller, who has this scope. 401: we do not know you; 403: we do, and you may not."""
+    caller = request.get(CALLER) or await _identify(request)
+    request[CALLER] = caller
+    request[ORGANIZATION] = caller.org
+    if not caller.may(scope):
+        raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {scope}")
+    return caller
+
+
+def check_organization(caller: Caller, claimed: object) -> None:
+    """403 for an `organizationId` in query or body that is not the credential's; absent or empty claims nothing."""
+    if claimed is not None and claimed != "" and claimed != caller.org:
+        raise ApiError(403, "WRONG_ORGANIZATION", f"organizationId {str(claimed)[:80]!r} is not this credential's")
+
+
+async def _identify(request: web.Request) -> Caller:
+    offered = _offered(request)
+    development = request.app[DEVELOPMENT]
+    if development:
+        offered -= PLACEHOLDERS
+    if len(offered) > 1:
+        raise ApiError(401, "UNAUTHORIZED", "the request carries two different credentials")
+    for plain in offered:
+        credential = await request.app[ORGANIZATIONS].authenticate(plain)
+        if credential is None:
+            raise ApiError(401, "UNAUTHORIZED", "Invalid API key")
+        return Caller(credential.org, credential.scopes, credential.key_id)
+    if not development:
+        raise ApiError(401, "UNAUTHORIZED", "Missing API key: send X-Tenant-API-Key or Authorization: Bearer")
+    if (reason := foreign(request)) is not None:
+        raise ApiError(401, "UNAUTHORIZED", f"Missing API key, and {reason}")
+    return Caller(DEMO, frozenset(SCOPES), DEVELOPER)
+
+
+def _offered(request: web.Request) -> set[str]:
+    """Every credential of the headers. One that is empty or of an unknown scheme is one too, and a bad one."""
+    keys = {value.strip() for value in request.headers.getall("X-Tenant-API-Key", [])}
+    for value in request.headers.getall("Authorization", []):
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() == "bearer":
+            keys.add(token.strip())
+        elif not keys:
+            keys.add("")  # a proxy's own Basic login beside an API key does not matter
+    return keys
+
+
+def foreign(request: web.Request) -> str | None:
+    """Why a request without a credential may not count as the developer's own; None if it may.
+
+    The same test guards unsigned webhooks and WebSockets. A browser sends Origin with all but plain GETs, and
+    Sec-Fetch-Site with those; a rebound name shows in Host, a tunnel or proxy in the forwarding headers.
+    """
+    peer = _peer(request)
+    if not _is_loopback(peer):
+        return f"the request does not come from this machine (peer {peer!r})"
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) != 1 or not _is_loopback(_hostname(hosts[0])) or not request.raw_path.startswith("/"):
+        return f"Host is not this machine (Host {', '.join(hosts)[:80]!r})"
+    for name in request.headers:
+        if name.lower() == "forwarded" or name.lower().startswith("x-forwarded-"):
+            return f"the request was forwarded ({name})"
+    own = f"{request.scheme}://{hosts[0]}".lower()
+    for origin in request.headers.getall("Origin", []):
+        if origin.lower() != own:
+            return f"the page is of another origin ({origin[:80]!r})"
+    if any(value.strip().lower() == "cross-site" for value in request.headers.getall("Sec-Fetch-Site", [])):
+        return "the page is of another site"
+    return None
+
+
+def _peer(request: web.Request) -> str:
+    """From the socket itself: `request.remote` may have been replaced by what a header says."""
+    name = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def _hostname(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # what a dual-stack socket shows for 127.0.0.1
+    return address.is_loopback

@@ -1,0 +1,117 @@
+"""Request bodies: read up to a cap, and parsed as JSON whatever their Content-Type says."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import pydantic
+from aiohttp import web
+
+from edges.errors import ApiError
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_DEPTH = 64
+MAX_FAULTS = 5
+
+RAW = web.RequestKey("raw-body", bytes)
+
+_decode = msgspec.json.Decoder().decode
+_NAMES: dict[type, str] = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+
+M = TypeVar("M", bound=pydantic.BaseModel)
+
+
+class Parsed(NamedTuple, Generic[M]):
+    """A validated body, and the bytes that an idempotency key is compared with."""
+
+    model: M
+    raw: bytes
+
+
+async def raw_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The body, decompressed; 413 beyond the cap, without reading on. May be called again."""
+    if RAW in request:
+        return request[RAW]
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    raw = request[RAW] = b"".join(chunks)
+    return raw
+
+
+async def parse_body(request: web.Request, model: type[M], max_bytes: int = MAX_BODY_BYTES) -> Parsed[M]:
+    """A JSON object that fits the model; 422 names every field that does not."""
+    raw = await raw_body(request, max_bytes)
+    try:
+        return Parsed(model.model_validate(json_object(raw)), raw)
+    except pydantic.ValidationError as error:
+        raise ApiError(422, "INVALID_BODY", _faults(error)) from None
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Malformed JSON is 400, another kind of value 422; no body at all is an empty object.
+
+    NaN, lone surrogates, bytes that are no UTF-8 and numbers beyond a double are malformed: they could be stored, but
+    not be sent on as JSON.
+    """
+    if not raw.strip():
+        return {}
+    try:
+        value = _decode(raw)
+    except UnicodeDecodeError:
+        raise _malformed("it is not UTF-8") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise _malformed(str(error)) from None
+    if not isinstance(value, dict):
+        raise ApiError(422, "INVALID_BODY", f"expected a JSON object, got {_NAMES.get(type(value), 'null')}")
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise _too_deep()
+    return value
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Level by level: what is too deep to encode again must not be walked by recursion either."""
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)  # type: ignore[attr-defined]
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _faults(error: pydantic.ValidationError) -> str:
+    found = error.errors(include_url=False, include_context=False)
+    shown = [_fault(".".join(map(str, fault["loc"])), fault["msg"], fault["input"]) for fault in found[:MAX_FAULTS]]
+    more = [f"and {len(found) - MAX_FAULTS} more"] if len(found) > MAX_FAULTS else []
+    return "; ".join(shown + more)
+
+
+def _fault(where: str, message: str, value: object) -> str:
+    got = f", got {value!r:.80}" if isinstance(value, str | int | float) else ""
+    return f"{where or 'body'}: {message}{got}"
+
+
+def _malformed(why: str) -> ApiError:
+    return ApiError(400, "INVALID_JSON", f"the body is not JSON: {why[:200]}")
+
+
+def _too_deep() -> ApiError:
+    return ApiError(400, "INVALID_JSON", f"the body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {max_bytes} bytes", {"Connection": "close"})

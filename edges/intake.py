@@ -1,0 +1,146 @@
+"""One input becomes one append: idempotent where the producer names its input, and refused in words of HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from edges.app_keys import LOG
+from edges.auth import Caller
+from edges.errors import POSITION, ApiError, of_store
+from eventstore.errors import StoreError, StoreUnavailable
+from eventstore.log import (
+    IDEMPOTENCY_TTL_MS,
+    Append,
+    Appended,
+    Backlog,
+    Duplicate,
+    Fenced,
+    HeldBy,
+    Idempotency,
+    KeyReused,
+    Log,
+    Outcome,
+    VersionConflict,
+    fingerprint,
+)
+from eventstore.schema import ConversationId, Event, OrgId, Position
+
+MAX_KEY_LENGTH = 255
+BACKLOG_RETRY_S = 5
+BROKE_WITHIN_S = 0.3
+"""Longer than this and Redis is not there: the answer is due within a second."""
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client sends. `raw` is what makes two inputs with one key the same: the body, or a GET's arguments.
+
+    `route` and the credential are part of the key. `key` None is the one that the request carries, if any.
+    """
+
+    events: Sequence[Event]
+    raw: bytes
+    route: str
+    key: str | None = None
+    ttl_ms: int | None = None
+    expected: int | Literal["exists", "absent"] | None = None
+    addresses: dict[ConversationId, str] = {}
+
+
+class Accepted(NamedTuple):
+    """On the log. `run` is the run of the first event; `replayed`: an earlier request had written it."""
+
+    run: Position
+    positions: list[Position]
+    versions: list[int | None]
+    replayed: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Idempotency-Replayed": "true"} if self.replayed else {}
+
+
+async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted:
+    """Appends a client's input; ApiError says why not (409, 422, 503)."""
+    key = given.key or client_key(request)
+    idempotency = None
+    if key is not None:
+        name = fingerprint("client", caller.credential_id, given.route, key)
+        idempotency = Idempotency(name, fingerprint(given.raw), given.ttl_ms or IDEMPOTENCY_TTL_MS)
+    append = Append(events=given.events, idempotency=idempotency, expected=given.expected, addresses=given.addresses)
+    accepted = await record(request.app[LOG], caller.org, append)
+    request[POSITION] = accepted.positions[-1]
+    return accepted
+
+
+def client_key(request: web.Request) -> str | None:
+    """`Idempotency-Key`, or `?idempotency_key=` for clients that cannot send headers."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        key = request.query.get("idempotency_key")
+    if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
+        message = f"Idempotency-Key: expected 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
+        raise ApiError(400, "BAD_IDEMPOTENCY_KEY", message)
+    return key
+
+
+def webhook_key(source: str, event_id: str) -> Idempotency:
+    """By the provider's own id alone: its retries differ in headers and in fields (fallbacks add some), and an id that
+    a verified provider has used names the same thing for ever."""
+    return Idempotency(fingerprint("webhook", source, event_id), fingerprint(event_id))
+
+
+async def record(log: Log, org: OrgId, append: Append) -> Accepted:
+    """Appends; every outcome but success is an ApiError.
+
+    A keyed append whose reply was lost is sent once more, at once, on a new connection: the key makes that harmless,
+    and a producer that does not retry (Twilio, on a 5xx) would lose its event to a connection that merely broke.
+    """
+    try:
+        outcome = await _append(log, org, append)
+    except StoreError as error:
+        if (shown := of_store(error)).status == 503:
+            raise shown from error
+        raise
+    return _accepted(append, outcome)
+
+
+async def _append(log: Log, org: OrgId, append: Append) -> Outcome:
+    begun = time.monotonic()
+    try:
+        return await log.append(org, append)
+    except StoreUnavailable:
+        if append.idempotency is None or time.monotonic() - begun > BROKE_WITHIN_S:
+            raise
+        return await log.append(org, append)
+
+
+def _accepted(append: Append, outcome: Outcome) -> Accepted:
+    match outcome:
+        case Appended(positions=positions, versions=versions):
+            return Accepted(_run(append, positions), positions, versions)
+        case Duplicate(positions=positions, versions=versions):
+            return Accepted(_run(append, positions), positions, versions, replayed=True)
+        case KeyReused():
+            message = "this Idempotency-Key was used with another body within the last 24 hours"
+            raise ApiError(422, "IDEMPOTENCY_KEY_REUSED", message)
+        case VersionConflict(actual=actual):
+            message = f"expected_version: expected {append.expected}, the conversation is at {actual}"
+            raise ApiError(409, "VERSION_CONFLICT", message)
+        case HeldBy(agent=agent):
+            message = f"the conversation is held by {agent}" if agent else "nobody holds the conversation"
+            raise ApiError(409, "HELD", message)
+        case Fenced(why=why):
+            raise ApiError(409, "FENCED", f"the conversation has changed hands meanwhile ({why})")
+        case Backlog():
+            message = "the organization's log takes nothing more until it has been archived"
+            raise ApiError(503, "BACKLOG", message, {"Retry-After": str(BACKLOG_RETRY_S)})
+
+
+def _run(append: Append, positions: list[Position]) -> Position:
+    run = append.events[0].run
+    return run if isinstance(run, Position) else positions[0]

@@ -1,0 +1,78 @@
+"""Rate limits per credential: ordinary requests, and opens of streams from a bucket of their own.
+
+Not in development mode and not for webhooks. Every answer of a limited request tells what is left
+(`RateLimit-*`, and the IETF draft's `RateLimit`, `RateLimit-Policy`): `add_headers` on `on_response_prepare`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+
+from edges.app_keys import DEVELOPMENT, LIMITS, QUOTA
+from edges.auth import Caller
+from edges.errors import ApiError, ComeBackLater
+from eventstore.limits import Budget
+
+Bucket = Literal["requests", "opens"]
+
+BUDGET: web.RequestKey[tuple[Bucket, Budget]] = web.RequestKey("budget", tuple)
+
+
+async def charge(request: web.Request, caller: Caller) -> None:
+    """Counts an ordinary request, or one WebSocket message; raises 429 beyond the limit."""
+    budget = await _spend(request, caller, "requests")
+    if budget is not None and not budget.allowed:
+        raise _too_many(request, "requests", budget)
+
+
+async def charge_open(request: web.Request, caller: Caller, *, free: bool = False, subscription: bool = False) -> None:
+    """Counts the opening of a stream. Free with a valid resume position: a client must be able to return.
+
+    Beyond the limit raises 429; for a `subscription` (a GET that starts no work) read as `text/event-stream`
+    ComeBackLater, which the error middleware turns into 200, `retry:` and an abort (CONTRACT 0.5).
+    """
+    if free:
+        return
+    budget = await _spend(request, caller, "opens")
+    if budget is None or budget.allowed:
+        return
+    if subscription and request.method == "GET" and "text/event-stream" in request.headers.get("Accept", ""):
+        raise ComeBackLater
+    raise _too_many(request, "opens", budget)
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """A signal of the application: streams are prepared inside their handlers, where no middleware reaches."""
+    if (charged := request.get(BUDGET)) is not None:
+        response.headers.update(headers_of(request.app[QUOTA].window_s, *charged))
+
+
+def headers_of(window_s: int, bucket: Bucket, budget: Budget) -> dict[str, str]:
+    return {
+        "RateLimit-Limit": str(budget.limit),
+        "RateLimit-Remaining": str(budget.remaining),
+        "RateLimit-Reset": str(budget.reset_s),
+        "RateLimit-Policy": f'"{bucket}";q={budget.limit};w={window_s}',
+        "RateLimit": f'"{bucket}";r={budget.remaining};t={budget.reset_s}',
+    }
+
+
+async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget | None:
+    """None where nothing is limited."""
+    quota = request.app[QUOTA]
+    limit = quota.requests if bucket == "requests" else quota.opens
+    if request.app[DEVELOPMENT] or limit == 0:
+        return None
+    limits = request.app[LIMITS]
+    budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
+    request[BUDGET] = (bucket, budget)
+    return budget
+
+
+def _too_many(request: web.Request, bucket: Bucket, budget: Budget) -> ApiError:
+    what = "requests" if bucket == "requests" else "streams opened"
+    minutes = request.app[QUOTA].window_s / 60
+    message = f"more than {budget.limit} {what} in {minutes:g} minutes; try again in {budget.reset_s} s"
+    return ApiError(429, "RATE_LIMITED", message, {"Retry-After": str(budget.reset_s)})
