@@ -18,7 +18,7 @@ from edges.auth import Caller
 from edges.channels import Filter, Format
 from edges.errors import ApiError
 from edges.intake import Accepted, Input, accept, client_key
-from edges.limits import charge_open
+from edges.limits import charge
 from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.tail import TAILER
@@ -35,8 +35,10 @@ STARTS_WORK = frozenset({"message.received", "tool.requested"})
 
 
 class RunRequest(NamedTuple):
-    """Work asked for by a request. `canonical` is what makes two requests the same; `dedupe_ms` merges repeats that carry
-    no key, and `key` is the producer's own name for the input."""
+    """Work asked for by a request. `canonical` is what makes two requests the same.
+
+    `key` is the producer's own name for the input; `dedupe_ms` merges repeats that carry none.
+    """
 
     body: ToolRequested
     name: str
@@ -58,11 +60,9 @@ async def start_or_attach(
     request: web.Request, caller: Caller, wanted: RunRequest, wire: Wire, dialect: Dialect
 ) -> web.StreamResponse:
     """The stream of the run this request starts, or of the one it started before it lost the connection."""
-    log = request.app[LOG]
     seen = resume.requested(request)
     if seen is not None and seen.resumes and "after" not in request.query:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
-    await charge_open(request, caller, free=False)
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
@@ -74,6 +74,7 @@ async def start_or_attach(
 
 async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Accepted:
     """Appends the input on a lane of its own: a slow tool delays nobody."""
+    await charge(request, caller)
     digest = _fingerprint(caller, wanted)
     body = msgspec.structs.replace(wanted.body, fingerprint=digest)
     event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")

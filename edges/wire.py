@@ -62,7 +62,7 @@ NDJSON = Wire("ndjson", NDJSON_TYPE, _encode_ndjson, b'{"type":"heartbeat"}\n')
 
 def retry(low_ms: int = 1_000, high_ms: int = 3_000) -> bytes:
     """How long an EventSource waits before it reconnects; spread, so that clients do not return together."""
-    return b"retry: %d\n\n" % random.randint(low_ms, high_ms)  # noqa: S311 - jitter, not a secret
+    return b"retry: %d\n\n" % random.randint(low_ms, high_ms)
 
 
 def http_chunk(payload: bytes) -> bytes:

@@ -1,13 +1,29 @@
-"""`trunkline edge`: one process that serves streams."""
+"""`trunkline edge`: processes that take inputs and serve streams."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from contextlib import AbstractAsyncContextManager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
-from trunkline.errors import StartError
-from trunkline.settings import Settings
+from aiohttp import web
+
+from edges.app import EdgeSettings, build
+from edges.app_keys import Quota, TwilioSettings
+from eventstore import children
+from trunkline import logging
+from trunkline.listener import LOOPBACK, listening
+from trunkline.process import run_until_signalled
+from trunkline.settings import Settings, load_settings
+from trunkline.store import connected, store_url
+
+KEEPALIVE_S = 75.0
+DRAIN_S = 5.0
+DEVELOPMENT_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 
 
 class EdgeOptions(NamedTuple):
@@ -19,15 +35,89 @@ class EdgeOptions(NamedTuple):
 
 def run_edge(options: EdgeOptions) -> int:
     """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError."""
-    raise StartError(f"`trunkline edge` is not composed yet (asked for {options})")
+    settings = load_settings(redis_url=options.redis_url, host=options.host, port=options.port)
+    logging.configure()
+    with listening(settings.host, settings.port, shared=True) as listener:
+        return run_until_signalled(_edge(settings, listener, options.processes))
 
 
-def serving(
+async def _edge(settings: Settings, listener: socket.socket, processes: int) -> None:
+    url = store_url(settings)
+    async with connected(url), AsyncExitStack() as stack:
+        port = listener.getsockname()[1]
+        siblings = [
+            await stack.enter_async_context(_sibling(url, settings.host, port)) for _ in range(1, max(1, processes))
+        ]
+        await stack.enter_async_context(serving(settings, url, listener, development=False))
+        await asyncio.gather(asyncio.Event().wait(), *(_watched(sibling) for sibling in siblings))
+
+
+@asynccontextmanager
+async def serving(
     settings: Settings, redis_url: str, listener: socket.socket, *, development: bool
-) -> AbstractAsyncContextManager[None]:
-    """Serves on `listener` (already listening) from the moment it is entered. Leaving it drains: runs may end within
-    the drain window, then endless streams are aborted and connections closed.
+) -> AsyncIterator[None]:
+    """Serves on `listener` (already listening) from the moment it is entered. Leaving it ends every open stream
+    without a clean end, so that clients reconnect elsewhere, and gives ordinary requests a few seconds.
 
     `development`: bound to loopback without a public address, so that requests of this machine need no key.
     """
-    raise StartError("the edge is not composed yet")
+    host, port = settings.host, listener.getsockname()[1]
+    app = build(_edge_settings(settings, redis_url, f"http://{host}:{port}", development=development))
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=DRAIN_S
+    )
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, development: bool) -> EdgeSettings:
+    limit = settings.rate_limit
+    token = settings.twilio_auth_token
+    return EdgeSettings(
+        redis_url=redis_url,
+        development=development,
+        quota=Quota(limit.requests, limit.requests, limit.window_s),
+        twilio=TwilioSettings(
+            account_sid=settings.twilio_account_sid,
+            auth_token=token.get_secret_value() if token else None,
+            phone_number=settings.twilio_phone_number,
+            public_base_url=settings.public_base_url or own_url,
+        ),
+        cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
+    )
+
+
+class _Sibling:
+    """Another edge process on the same port: the kernel spreads connections over them."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        self.child = children.spawn(self._command, stdout=sys.stderr.fileno(), stderr=None)
+
+
+@asynccontextmanager
+async def _sibling(url: str, host: str, port: int) -> AsyncIterator[_Sibling]:
+    command = [sys.executable, "-m", "trunkline", "edge", "--redis-url", url, "--host", host, "--port", str(port)]
+    sibling = _Sibling(command)
+    sibling.launch()
+    try:
+        yield sibling
+    finally:
+        child, sibling.child = sibling.child, None
+        if child is not None:
+            await children.stop(child, DRAIN_S * 2)
+
+
+async def _watched(sibling: _Sibling) -> None:
+    async for _ in children.ends("edge", lambda: sibling.child):
+        sibling.launch()
+
+
+__all__ = ["LOOPBACK", "EdgeOptions", "run_edge", "serving"]

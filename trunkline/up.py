@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -20,13 +19,11 @@ from trunkline import logging
 from trunkline.demo import Demo, open_demo
 from trunkline.edge import serving
 from trunkline.errors import StartError
+from trunkline.listener import LOOPBACK, listening
 from trunkline.process import run_until_signalled
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected
 from trunkline.worker_child import WorkerChild
-
-BACKLOG = 4096
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class UpOptions(NamedTuple):
@@ -81,18 +78,6 @@ async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
         with DataDir(settings.data_dir):
             # The worker finds the address where we found it: it may hold a password, and `ps` shows arguments.
             yield _Redis(settings.redis_url.get_secret_value(), [], None)
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """Taken before anything slow, and kept: no other program can get the port between the check and its use."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
-        raise StartError(f"cannot listen on {host} port {port}: {reason}; choose another one with --port") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _is_development(settings: Settings) -> bool:

@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from edges import resume
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
+from edges.bodies import parse_body
 from edges.channels import Filter, Format
 from edges.errors import ApiError
-from edges.intake import Input, accept, parse_body
-from edges.limits import charge_open
+from edges.intake import Input, accept
+from edges.limits import charge, charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
@@ -140,8 +141,9 @@ async def _opening_position(request: web.Request, caller: Caller, start: resume.
 async def page(request: web.Request) -> web.Response:
     """Facts, oldest first; `Link` leads on. The ETag changes when the page could."""
     caller = await require(request, "events:read")
+    await charge(request, caller)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
-    log, query = request.app[LOG], request.query
+    query = request.query
     limit = _limit(query)
     filter = filter_of(request, organization)._replace(deltas=False)
     if before := query.get("before"):
@@ -159,7 +161,6 @@ async def page(request: web.Request) -> web.Response:
     for relation, parameter in link.items():
         rest = "&".join(f"{k}={v}" for k, v in query.items() if k not in ("after", "before", "last_event_id"))
         headers["Link"] = f'<{request.path}?{parameter}{"&" + rest if rest else ""}>; rel="{relation}"'
-    del log
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
@@ -221,6 +222,7 @@ class NewEvents(BaseModel):
 async def append(request: web.Request) -> web.Response:
     """201 with the positions; the batch is one atomic step."""
     caller = await require(request, "events:write")
+    await charge(request, caller)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     batch = await parse_body(request, NewEvents)
     addresses: dict[ConversationId, str] = {}

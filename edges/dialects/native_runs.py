@@ -1,4 +1,4 @@
-"""Runs on the native surface: `GET /v1/runs/{id}`, and `GET /v1/runs/{id}/stream[?dialect=]` with a last frame `end`."""
+"""Runs on the native surface: `GET /v1/runs/{id}` and `/v1/runs/{id}/stream[?dialect=]`, with a last frame `end`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edges.channels import Format
 from edges.dialects.native import NATIVE, parse_position, wire_of
 from edges.dialects.tool_stream import dialect_for as tools_dialect
 from edges.errors import ApiError
-from edges.limits import charge_open
+from edges.limits import charge, charge_open
 from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import ends_run, follow, plan_for
@@ -41,6 +41,7 @@ def _dialect(asked: str | None, root: Recorded, wire: Wire) -> Dialect:
 async def show(request: web.Request) -> web.Response:
     """The run's state: what started it, whether it is over, and how."""
     caller = await require(request, "events:read")
+    await charge(request, caller)
     run = parse_position("run", request.match_info["run"])
     log = request.app[LOG]
     facts = await log.read_run(caller.org, run, deltas=False)

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from projections.tool_catalog import TOOL_SPECS
 
 from edges.auth import Caller, require
+from edges.bodies import json_object, raw_body
 from edges.dialects import vapi_tools
 from edges.errors import ApiError
-from edges.intake import json_object, raw_body
+from edges.limits import charge
 from edges.ring import Dialect
 from edges.runs import RunRequest, collect, start_or_attach
 from edges.tool_calls import requested, spec_of
@@ -25,6 +25,7 @@ from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
 from eventstore import codec
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolProgressed, ToolRequested, ToolStarted
 from eventstore.schema import Recorded
+from projections.tool_catalog import TOOL_SPECS
 
 CHUNK_ITEMS = 100
 CONTROL_KEYS = frozenset({"stream", "streaming", "streamFormat"})
@@ -187,7 +188,8 @@ def _query_arguments(request: web.Request) -> dict[str, Any]:
 
 
 async def tools(request: web.Request) -> web.Response:
-    await require(request, "tools:call")
+    caller = await require(request, "tools:call")
+    await charge(request, caller)
     listed = [
         {
             "name": spec.name,

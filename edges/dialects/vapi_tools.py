@@ -83,21 +83,18 @@ def parse(message: dict[str, Any], default: str) -> list[Call]:
 
 
 def _call(entry: dict[str, Any], default: str) -> Call:
-    inner = entry.get("toolCall") if isinstance(entry.get("toolCall"), dict) else entry
-    function = inner.get("function") if isinstance(inner.get("function"), dict) else {}
+    inner = _object(entry.get("toolCall")) or entry
+    function = _object(inner.get("function"))
     name = function.get("name") or inner.get("name") or entry.get("name") or default
-    arguments = next(
-        (
-            source[key]
-            for source in (function, inner)
-            for key in ("arguments", "parameters")
-            if source.get(key) is not None
-        ),
-        {},
-    )
+    candidates = [source.get(key) for source in (function, inner) for key in ("arguments", "parameters")]
+    arguments: Any = next((candidate for candidate in candidates if candidate is not None), {})
     if isinstance(arguments, str):
         try:
             arguments = msgspec.json.decode(arguments or "{}")
         except msgspec.DecodeError:
             arguments = None
     return Call(str(inner.get("id") or entry.get("id") or ""), str(name), arguments)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

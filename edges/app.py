@@ -1,0 +1,84 @@
+"""The edge as an aiohttp application: what it needs is handed in, so that tests and commands compose it alike."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from aiohttp import web
+
+from edges import cors, health, limits
+from edges.app_keys import (
+    DEVELOPMENT,
+    LIMITS,
+    LOG,
+    ORGANIZATIONS,
+    PRESENCE,
+    QUOTA,
+    STARTED,
+    TWILIO,
+    Quota,
+    TwilioSettings,
+)
+from edges.bodies import MAX_BODY_BYTES
+from edges.cors import cors_middleware
+from edges.dialects import DIALECTS
+from edges.errors import error_middleware
+from edges.open_streams import STREAMS, OpenStreams
+from edges.tail import TAILER, Tailer
+from edges.webhooks import WEBHOOK_SOURCES
+from eventstore.connection import Pipe, pool_for
+from eventstore.limits import LIMIT, Limits
+from eventstore.log import APPEND, Log
+from eventstore.organizations import Organizations
+from eventstore.presence import Presence
+
+REPLY_LIMIT_S = 0.8
+"""A request must be answered within a second, also when Redis is not."""
+BLOCKING_LIMIT_S = 5.0
+
+
+class EdgeSettings(NamedTuple):
+    """`max_facts` caps an organization's stream (0: no cap); beyond it inputs get 503, and nothing is thrown away."""
+
+    redis_url: str
+    development: bool = False
+    quota: Quota = Quota()
+    twilio: TwilioSettings = TwilioSettings()
+    cors_origins: tuple[str, ...] = ()
+    max_facts: int = 0
+
+
+def build(settings: EdgeSettings) -> web.Application:
+    """The application; connections are made when it starts."""
+    app = web.Application(
+        middlewares=[error_middleware, cors_middleware(settings.cors_origins)], client_max_size=MAX_BODY_BYTES
+    )
+    pool = pool_for(settings.redis_url)
+    pipe = Pipe(pool, [APPEND, LIMIT], timeout_s=REPLY_LIMIT_S)
+    blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
+    organizations = Organizations(pipe)
+    log = Log(pipe, max_facts=settings.max_facts)
+    app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
+    app[DEVELOPMENT], app[QUOTA], app[TWILIO] = settings.development, settings.quota, settings.twilio
+    app[TAILER], app[STREAMS] = Tailer(log, blocking), OpenStreams(organizations)
+    app[STARTED] = time.monotonic()
+    for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
+        app.add_routes(module.ROUTES)
+    app.on_response_prepare.append(limits.add_headers)
+    app.on_response_prepare.append(cors.add_headers)
+    app.on_shutdown.append(app[STREAMS].close_all)
+
+    async def background(app: web.Application) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(app[TAILER].run()), tasks.create_task(app[STREAMS].watch())]
+            yield
+            for task in running:
+                task.cancel()
+        await pipe.close()
+        await blocking.close()
+
+    app.cleanup_ctx.append(background)
+    return app

@@ -1,0 +1,93 @@
+"""What telephone webhooks share: whose number was called, the form as it was signed, and outcomes counted by source."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
+
+import structlog
+from aiohttp import web
+from multidict import MultiDict
+
+from edges.app_keys import ORGANIZATIONS
+from edges.bodies import raw_body
+from edges.errors import ORGANIZATION, ApiError
+from eventstore.errors import StoreError
+from eventstore.organizations import Organization
+from eventstore.telemetry import WEBHOOKS
+from projections import phones
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+Receive = Callable[[web.Request, MultiDict[str]], Awaitable[bool]]
+
+MAX_FIELDS = 500
+MAX_NUMBER_LENGTH = 64
+
+OUTCOMES = {
+    401: "bad_signature",
+    404: "unmapped",
+    413: "invalid",
+    400: "invalid",
+    422: "invalid",
+    503: "unavailable",
+}
+
+
+async def form_of(request: web.Request) -> MultiDict[str]:
+    """All fields in order, repeated and blank ones too, as signatures cover them; whatever the Content-Type."""
+    raw = await raw_body(request)
+    try:
+        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise ApiError(400, "INVALID_FORM", f"the body is not a form: {error}") from None
+    return MultiDict(pairs)
+
+
+async def organization_of(request: web.Request, number: str) -> Organization:
+    """The organization that our number belongs to.
+
+    An unmapped number is the default organization's only while it is the only one: with two, a guess would put one
+    customer's message on another organization's log.
+    """
+    organizations = request.app[ORGANIZATIONS]
+    org = await organizations.organization_of_number(number)
+    found = await organizations.require(org) if org is not None else await organizations.only()
+    if found is None:
+        raise ApiError(404, "UNMAPPED_NUMBER", f"no organization has the number {number[:40]!r}")
+    request[ORGANIZATION] = found.id
+    return found
+
+
+def number_of(text: str) -> str:
+    """E.164; what is no number (`anonymous`, a short sender name) stays as it is, so that its message is not lost."""
+    try:
+        return phones.e164(text)
+    except ValueError:
+        return text.strip()[:MAX_NUMBER_LENGTH]
+
+
+def required(form: MultiDict[str], name: str) -> str:
+    value = form.get(name, "")
+    if not value.strip():
+        raise ApiError(422, "MISSING_FIELD", f"the field {name} is missing or empty")
+    return value
+
+
+async def counted(source: str, answering: Awaitable[bool]) -> bool:
+    """Counts how a webhook ended; `answering` tells whether it was a duplicate."""
+    outcome = "failed"
+    try:
+        duplicate = await answering
+        outcome = "duplicate" if duplicate else "accepted"
+    except ApiError as error:
+        outcome = "not_configured" if error.code == "NOT_CONFIGURED" else OUTCOMES.get(error.status, "failed")
+        structlog.get_logger("trunkline.webhooks").warning(
+            "webhook refused", source=source, outcome=outcome, code=error.code
+        )
+        raise
+    except StoreError:
+        outcome = "unavailable"
+        raise
+    finally:
+        WEBHOOKS.labels(source, outcome).inc()
+    return duplicate
