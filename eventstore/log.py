@@ -355,7 +355,11 @@ class Log:
         end, page = -1, 64
         while chunk := await self.pipe.call("LRANGE", index, end - page + 1, end):
             newer = [entry for entry in chunk if Position.parse(entry) > after]
-            ids = newer + ids
+            if ids:  # what was appended since the last page has moved entries of that page into this one
+                oldest = Position.parse(ids[0])
+                ids = [entry for entry in newer if Position.parse(entry) < oldest] + ids
+            else:
+                ids = newer
             if len(newer) < len(chunk) or len(chunk) < page:
                 break
             end, page = end - page, min(page * 2, 4_096)
