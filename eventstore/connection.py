@@ -18,7 +18,7 @@ import hiredis
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from eventstore.errors import CommandFailed, StoreUnavailable
 
@@ -137,6 +137,8 @@ class Pipe:
                 self._connection = None
                 await connection.disconnect(nowait=True)
                 raise StoreUnavailable(f"Redis does not answer: {error}") from error
+            except NoScriptError as error:  # redis-py takes the code off errors that it has a class for
+                raise CommandFailed(f"NOSCRIPT {error}") from error
             except RedisError as error:
                 raise CommandFailed(str(error)) from error
 
@@ -158,6 +160,8 @@ class Pipe:
                 self._heard_at = loop.time()
                 parser.feed(data)
                 while (reply := gets()) is not False:
+                    if not waiting:
+                        raise hiredis.ProtocolError(f"a reply nobody asked for: {reply!r:.80}")
                     future = waiting.popleft()
                     if not future.done():
                         future.set_result(reply)
