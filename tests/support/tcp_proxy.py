@@ -17,7 +17,7 @@ class TcpProxy:
 
     `fail_next` arms one fault for the next request on any connection:
     `cut_request` closes before Redis sees it, `cut_reply` after Redis has answered, but before the client hears;
-    `swallow_reply` loses the answer and leaves the connection open. `delay_s` holds back every request.
+    `swallow_reply` loses the answer and all that follow, and leaves the connection open. `delay_s` holds back every request.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -32,6 +32,10 @@ class TcpProxy:
     def url(self) -> str:
         assert self._server is not None, "the proxy is not running"
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._connections)
 
     def fail_next(self, fault: Fault) -> None:
         self._fault = fault
@@ -84,7 +88,7 @@ class TcpProxy:
                 await from_redis.read(CHUNK)
                 if fault == "cut_reply":
                     return
-                back = asyncio.create_task(_copy(from_redis, writer))
+                back = asyncio.create_task(_discard(from_redis))
         finally:
             back.cancel()
             await asyncio.gather(back, return_exceptions=True)
@@ -96,3 +100,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
         await writer.drain()
     writer.close()
+
+
+async def _discard(reader: asyncio.StreamReader) -> None:
+    while await reader.read(CHUNK):
+        pass

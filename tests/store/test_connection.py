@@ -1,0 +1,246 @@
+"""The pipe: replies find their callers, a broken connection fails fast, and nothing is sent twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.errors import CommandFailed, StoreUnavailable
+from eventstore.lanes import LANES, Lanes
+from eventstore.log import APPEND, FINISH, Append, Log
+from eventstore.schema import ORIGIN
+from tests.support.invariants import assert_invariants
+from tests.support.redis_servers import RedisServer
+from tests.support.store import ACME, SHARDS, Store, delta, fact, taken, written
+from tests.support.tcp_proxy import TcpProxy
+
+FAST_S = 1.5
+
+
+@asynccontextmanager
+async def pipe_to(url: str, *, timeout_s: float = 2.0) -> AsyncIterator[Pipe]:
+    pipe = Pipe(pool_for(url), (APPEND, LANES), timeout_s=timeout_s)
+    try:
+        yield pipe
+    finally:
+        await pipe.close()
+
+
+# Replies and callers
+
+
+async def test_replies_reach_their_callers_among_many(pipe: Pipe) -> None:
+    async def caller(number: int) -> bool:
+        await asyncio.sleep(0)
+        return bool(await pipe.call("ECHO", f"message {number}") == b"message %d" % number)
+
+    assert all(await asyncio.gather(*[caller(number) for number in range(2_000)]))
+
+
+async def test_an_error_reaches_the_call_that_caused_it_only(pipe: Pipe) -> None:
+    await pipe.call("SET", "text", "not a list")
+    calls = (("ECHO", "a"), ("LPUSH", "text", "x"), ("ECHO", "b"))
+    replies = await asyncio.gather(*[pipe.call(*arguments) for arguments in calls], return_exceptions=True)
+    assert replies[::2] == [b"a", b"b"]
+    assert isinstance(replies[1], CommandFailed)
+    assert "WRONGTYPE" in str(replies[1])
+
+
+async def test_a_cancelled_call_does_not_shift_the_replies_of_others(redis_url: str) -> None:
+    async with pipe_to(redis_url) as pipe:
+        await pipe.call("PING")
+        calls = [asyncio.create_task(pipe.call("ECHO", str(number))) for number in range(100)]
+        await asyncio.sleep(0)
+        for call in calls[::3]:
+            call.cancel()
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        kept = [(number, reply) for number, reply in enumerate(replies) if number % 3]
+        assert kept == [(number, str(number).encode()) for number, _ in kept]
+        assert await pipe.call("ECHO", "after") == b"after"
+
+
+async def test_large_values_pass_whole(pipe: Pipe) -> None:
+    value = b"\x00\r\n" * 400_000
+    await pipe.call("SET", "large", value)
+    assert await pipe.call("GET", "large") == value
+
+
+async def test_many_first_callers_share_one_connection(redis_url: str) -> None:
+    async with pipe_to(redis_url) as pipe:
+        ids = await asyncio.gather(*[pipe.call("CLIENT", "ID") for _ in range(50)])
+        assert len(set(ids)) == 1
+
+
+async def test_a_caller_cancelled_while_connecting_leaves_a_working_pipe(own_server: RedisServer) -> None:
+    async with TcpProxy(own_server.url) as proxy, pipe_to(proxy.url) as pipe:
+        proxy.delay_s = 0.2
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await pipe.call("PING")
+        proxy.delay_s = 0.0
+        assert await pipe.call("PING") == b"PONG"
+        async with asyncio.timeout(FAST_S):
+            while proxy.open_connections > 1:  # noqa: ASYNC110 - another process closes it
+                await asyncio.sleep(0)
+
+
+async def test_a_closed_pipe_stays_closed(pipe: Pipe) -> None:
+    await pipe.call("PING")
+    await pipe.close()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await pipe.call("PING")
+
+
+async def test_closing_fails_the_calls_that_wait(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        waiting = asyncio.create_task(pipe.call("BLPOP", "never", 0))
+        async with pipe_to(own_server.url) as observer:
+            while b"blocked_clients:1" not in await observer.call("INFO", "clients"):
+                pass
+        await pipe.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await waiting
+
+
+async def test_an_answer_nobody_asked_for_ends_the_connection_and_not_the_pipe(redis_url: str) -> None:
+    async with pipe_to(redis_url) as pipe, pipe_to(redis_url) as other:
+        await pipe.call("SUBSCRIBE", "news")
+        readers = [task for task in asyncio.all_tasks() if task.get_name() == "redis-pipe"]
+        await other.call("PUBLISH", "news", "unexpected")
+        await asyncio.wait(readers, timeout=FAST_S)
+        assert await pipe.call("ECHO", "on we go") == b"on we go"
+
+
+# Scripts
+
+
+async def test_scripts_forgotten_by_the_server_are_loaded_again(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    lane = taken(await store.lanes().take(ACME, "l"))
+    await store.pipe.call("SCRIPT", "FLUSH")
+    assert (await store.write(fact(), held=lane.held)).versions == [3]
+    await store.pipe.call("SCRIPT", "FLUSH")
+    await store.lanes().renew(ACME, lane.held)
+    await store.pipe.call("SCRIPT", "FLUSH")
+    replies = await asyncio.gather(*[store.append(fact()) for _ in range(20)])
+    assert sorted(written(reply).first_number for reply in replies) == list(range(4, 24))
+    written(await store.append(held=lane.held, disposal=FINISH))
+
+
+# Servers that die, hang and come back
+
+
+async def test_calls_fail_fast_while_the_server_is_dead_and_work_after_its_restart(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        log, lanes = Log(pipe), Lanes(pipe, "worker-1", shards=SHARDS)
+        await lanes.join()
+        written(await log.append(ACME, Append(events=[fact(lane="l"), fact(lane="l")])))
+        lane = taken(await lanes.take(ACME, "l"))
+        own_server.kill()
+        for _ in range(3):
+            async with asyncio.timeout(FAST_S):
+                with pytest.raises(StoreUnavailable):
+                    await log.append(ACME, Append(events=[fact()]))
+        own_server.restart()
+        assert written(await log.append(ACME, Append(events=[fact()]))).first_number == 3
+        request = Append(events=[fact()], held=lane.held, disposal=FINISH)
+        assert written(await log.append(ACME, request)).next_item is not None
+        await assert_invariants(pipe)
+
+
+async def test_calls_in_flight_fail_when_the_server_dies(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        await pipe.call("PING")
+        own_server.pause()
+        calls = [asyncio.create_task(pipe.call("PING")) for _ in range(10)]
+        await asyncio.sleep(0)
+        own_server.kill()
+        async with asyncio.timeout(FAST_S):
+            replies = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(reply, StoreUnavailable) for reply in replies), replies
+
+
+async def test_a_server_that_hangs_is_given_up_after_the_timeout(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url, timeout_s=0.4) as pipe:
+        await pipe.call("PING")
+        own_server.pause()
+        async with asyncio.timeout(FAST_S):
+            with pytest.raises(StoreUnavailable, match="not answered"):
+                await pipe.call("PING")
+        async with asyncio.timeout(FAST_S):
+            with pytest.raises(StoreUnavailable):  # a new connection is not answered either
+                await pipe.call("PING")
+        own_server.resume()
+        assert await pipe.call("PING") == b"PONG"
+
+
+async def test_acknowledged_appends_survive_kill_9(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        log = Log(pipe)
+        acknowledged = []
+
+        async def writer() -> None:
+            while True:
+                acknowledged.append(written(await log.append(ACME, Append(events=[fact(lane="l")]))).positions[0])
+                if len(acknowledged) == 60:
+                    own_server.kill()
+
+        results = await asyncio.gather(*[writer() for _ in range(4)], return_exceptions=True)
+        assert all(isinstance(result, StoreUnavailable) for result in results), results
+        own_server.restart()
+        stored = {event.position for event in await log.read(ACME, ORIGIN)}
+        assert stored >= set(acknowledged)
+        await assert_invariants(pipe)
+
+
+async def test_a_connection_cut_between_calls_is_made_again(own_server: RedisServer) -> None:
+    async with TcpProxy(own_server.url) as proxy, pipe_to(proxy.url) as pipe:
+        await pipe.call("PING")
+        proxy.fail_next("cut_request")
+        with pytest.raises(StoreUnavailable):
+            await pipe.call("SET", "k", "v")
+        assert await pipe.call("GET", "k") is None
+        proxy.fail_next("cut_reply")
+        with pytest.raises(StoreUnavailable):
+            await pipe.call("INCR", "count")
+        assert await pipe.call("GET", "count") == b"1", "a lost reply must not repeat the command"
+
+
+async def test_a_late_reply_is_not_taken_for_that_of_a_later_call(own_server: RedisServer) -> None:
+    async with TcpProxy(own_server.url) as proxy, pipe_to(proxy.url, timeout_s=0.2) as pipe:
+        await pipe.call("PING")
+        proxy.fail_next("swallow_reply")
+        with pytest.raises(StoreUnavailable):
+            await pipe.call("ECHO", "lost")
+        assert await pipe.call("ECHO", "next") == b"next"
+
+
+async def test_a_slow_answer_is_waited_for(own_server: RedisServer) -> None:
+    async with TcpProxy(own_server.url) as proxy, pipe_to(proxy.url, timeout_s=1.0) as pipe:
+        await pipe.call("PING")
+        proxy.delay_s = 0.3
+        assert await pipe.call("ECHO", "slow") == b"slow"
+
+
+async def test_no_server_at_all_is_said_so_at_once(own_server: RedisServer) -> None:
+    own_server.kill()
+    async with pipe_to(own_server.url) as pipe:
+        async with asyncio.timeout(FAST_S):
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await pipe.call("PING")
+
+
+async def test_deltas_and_facts_from_many_tasks_keep_one_clock(pipe: Pipe) -> None:
+    log = Log(pipe)
+    run = written(await log.append(ACME, Append(events=[fact()]))).positions[0]
+    replies = await asyncio.gather(
+        *[log.append(ACME, Append(events=[fact(run=run), delta(run, index)])) for index in range(50)]
+    )
+    positions = [position for reply in replies for position in written(reply).positions]
+    assert len(set(positions)) == 100
+    assert [event.position for event in await log.read_run(ACME, run)] == [run, *sorted(positions)]
+    await assert_invariants(pipe)

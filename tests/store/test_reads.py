@@ -1,0 +1,190 @@
+"""Reading the log: by position, by conversation, by run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+
+from eventstore import codec, keys
+from eventstore.connection import Argument, Pipe
+from eventstore.events.custom import Custom
+from eventstore.lanes import LANES
+from eventstore.log import APPEND, Append, Bounds, Control, HeldBy, Log
+from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
+from tests.support.store import ACME, ANN, BEN, Store, delta, fact
+
+
+def positions(events: list[Recorded]) -> list[Position]:
+    return [event.position for event in events]
+
+
+async def written_positions(store: Store, *events: Event) -> list[Position]:
+    return (await store.write(*events)).positions
+
+
+async def test_reading_after_a_position_gives_what_follows_in_order(store: Store) -> None:
+    at = await written_positions(store, *[fact() for _ in range(5)])
+    assert positions(await store.log.read(ACME, ORIGIN)) == at
+    assert positions(await store.log.read(ACME, at[1])) == at[2:]
+    assert positions(await store.log.read(ACME, at[1], count=2)) == at[2:4]
+    assert await store.log.read(ACME, at[-1]) == []
+    assert await store.log.read(OrgId("nobody"), ORIGIN) == []
+
+
+async def test_positions_are_compared_as_numbers(store: Store) -> None:
+    at = await written_positions(store, *[fact() for _ in range(12)])
+    assert positions(await store.log.read(ACME, at[8])) == at[9:]
+    assert positions(await store.log.read_conversation(ACME, ANN, at[8])) == at[9:]
+
+
+async def test_a_page_that_cut_one_stream_does_not_run_ahead_of_it(store: Store) -> None:
+    run = (await store.write(fact())).positions[0]
+    mixed = await written_positions(store, *[delta(run, 0), delta(run, 1), fact(run=run)] * 20)
+    everything = [run, *mixed]
+    for count in (1, 2, 3, 7, 19, 20, 21, 39, 40, 41, 500):
+        seen: list[Position] = []
+        while page := await store.log.read(ACME, seen[-1] if seen else ORIGIN, count=count):
+            seen += positions(page)
+        assert seen == everything, count
+
+
+async def test_deltas_can_be_left_out(store: Store) -> None:
+    run = (await store.write(fact())).positions[0]
+    last = (await store.write(delta(run), fact())).positions[-1]
+    assert positions(await store.log.read(ACME, ORIGIN, deltas=False)) == [run, last]
+
+
+async def test_reading_back_gives_the_last_facts_oldest_first(store: Store) -> None:
+    at = await written_positions(store, *[fact() for _ in range(5)])
+    assert positions(await store.log.read_back(ACME, None, count=2)) == at[3:]
+    assert positions(await store.log.read_back(ACME, at[3], count=2)) == at[1:3]
+    assert await store.log.read_back(ACME, at[0]) == []
+
+
+async def test_a_fact_is_found_at_its_exact_position_only(store: Store) -> None:
+    run, other = await written_positions(store, fact(text="one"), fact(text="two"))
+    token = (await store.write(delta(run))).positions[0]
+    found = await store.log.at(ACME, other)
+    assert found is not None
+    assert found.data == b'{"text":"two"}'
+    assert await store.log.at(ACME, token) is None
+    assert await store.log.at(ACME, Position(other.ms, 99)) is None
+    assert await store.log.exists(ACME, token)
+    assert await store.log.exists(ACME, run)
+    assert not await store.log.exists(ACME, Position(other.ms, 99))
+
+
+async def test_a_conversation_reads_its_own_facts_after_a_position(store: Store) -> None:
+    at = await written_positions(store, fact(ANN), fact(BEN), fact(None), fact(ANN), fact(BEN), fact(ANN))
+    assert positions(await store.log.read_conversation(ACME, ANN)) == [at[0], at[3], at[5]]
+    assert positions(await store.log.read_conversation(ACME, ANN, at[2])) == [at[3], at[5]]
+    assert positions(await store.log.read_conversation(ACME, ANN, at[3])) == [at[5]]
+    assert await store.log.read_conversation(ACME, ANN, at[5]) == []
+    assert await store.log.read_conversation(ACME, ConversationId("conv_none")) == []
+
+
+async def test_a_long_conversation_is_resumed_from_anywhere(store: Store) -> None:
+    at = [p for _ in range(4) for p in await written_positions(store, *[fact() for _ in range(100)])]
+    for seen in (0, 1, 62, 63, 64, 65, 190, 191, 192, 193, 335, 336, 337, 398, 399):
+        assert positions(await store.log.read_conversation(ACME, ANN, at[seen])) == at[seen + 1 :], seen
+
+
+class AppendingPipe(Pipe):
+    """Somebody else appends whenever a page of an index has been read."""
+
+    writer: Log
+
+    async def call(self, *arguments: Argument) -> Any:
+        reply = await super().call(*arguments)
+        if arguments[0] == "LRANGE":
+            await self.writer.append(ACME, Append(events=[fact(), fact()]))
+        return reply
+
+
+async def test_a_conversation_that_grows_while_it_is_read_shows_nothing_twice(
+    store: Store, backend: Callable[[], ConnectionPool]
+) -> None:
+    at = await written_positions(store, *[fact() for _ in range(300)])
+    pipe = AppendingPipe(backend(), (APPEND, LANES))
+    pipe.writer = store.log
+    seen = positions(await Log(pipe).read_conversation(ACME, ANN, at[9]))
+    await pipe.close()
+    assert seen == sorted(set(seen))
+    assert seen[: 300 - 10] == at[10:]
+
+
+async def test_a_run_reads_its_input_facts_and_deltas_in_order(store: Store) -> None:
+    run, other = await written_positions(store, fact(), fact())
+    await store.write(delta(other))
+    at = await written_positions(store, delta(run, 0), fact(run=run), delta(run, 1), fact(BEN, run=run))
+    await store.write(fact(run=other))
+    assert positions(await store.log.read_run(ACME, run)) == [run, *at]
+    assert positions(await store.log.read_run(ACME, run, at[0])) == at[1:]
+    assert positions(await store.log.read_run(ACME, run, deltas=False)) == [run, at[1], at[3]]
+    assert await store.log.read_run(ACME, run, at[3]) == []
+    assert await store.log.run_length(ACME, run) == 2
+    assert await store.log.run_length(ACME, Position(1, 1)) == 0
+
+
+async def test_a_run_whose_deltas_expired_still_has_its_facts(store: Store) -> None:
+    run = (await store.write(fact())).positions[0]
+    at = await written_positions(store, delta(run), fact(run=run))
+    await store.pipe.call("XTRIM", store.keys.tok, "MAXLEN", 0)
+    assert positions(await store.log.read_run(ACME, run)) == [run, at[1]]
+
+
+async def test_bounds_of_an_empty_log(store: Store) -> None:
+    assert await store.log.bounds(ACME) == Bounds(None, None, ORIGIN, None)
+
+
+async def test_bounds_name_first_and_last_fact_and_the_clock(store: Store) -> None:
+    first, last = await written_positions(store, fact(), fact())
+    token = (await store.write(delta(first))).positions[0]
+    assert await store.log.bounds(ACME) == Bounds(first, last, token, 1)
+
+
+async def test_a_trimmed_log_begins_later_and_keeps_its_numbers(store: Store) -> None:
+    at = await written_positions(store, *[fact() for _ in range(5)])
+    await store.pipe.call("XTRIM", store.keys.log, "MINID", str(at[2]))
+    assert await store.log.bounds(ACME) == Bounds(at[2], at[4], at[4], 3)
+    assert positions(await store.log.read_conversation(ACME, ANN)) == at[2:]
+    assert (await store.write(fact())).first_number == 6
+
+
+async def test_who_holds_an_unknown_conversation_is_nobody(store: Store) -> None:
+    assert await store.log.control(ACME, ANN) == HeldBy("", 0)
+    assert await store.log.version(ACME, ANN) == 0
+    assert await store.log.address(ACME, ANN) is None
+    await store.write(conversation=ANN, control=Control("take", "7"))
+    assert await store.log.version(ACME, ANN) == 0
+
+
+async def test_an_event_of_an_unknown_type_survives(store: Store) -> None:
+    """A newer version of the product wrote it."""
+    body = Custom(name="future.happened", data={"known": 1, "nested": {"list": [1, "ü", None]}})
+    await store.write(Event(body, "system:future", ANN, lane="l"))
+    event = (await store.log.read_conversation(ACME, ANN))[0]
+    assert codec.decode(event) == UnknownEvent("future.happened", dict(body.data))
+    assert (event.type, event.data) == ("future.happened", '{"known":1,"nested":{"list":[1,"ü",null]}}'.encode())
+
+
+async def test_an_entry_with_missing_and_extra_fields_is_read_with_what_it_has(store: Store) -> None:
+    store.broken_on_purpose = True
+    await store.pipe.call("XADD", keys.of(ACME).log, "5-1", "t", "future.happened", "zz", "unheard of")
+    event = (await store.log.read(ACME, ORIGIN))[0]
+    assert (event.position, event.type, event.run) == (Position(5, 1), "future.happened", Position(5, 1))
+    assert (event.number, event.version, event.conversation, event.data) == (None, None, None, b"{}")
+    assert codec.decode(event) == UnknownEvent("future.happened", {})
+
+
+async def test_a_stored_event_with_fields_of_a_newer_version_is_read_and_keeps_them(store: Store) -> None:
+    store.broken_on_purpose = True
+    data = b'{"tool":"search","new_field":[1,2]}'
+    await store.pipe.call("XADD", keys.of(ACME).log, "5-1", "t", "tool.started", "n", "1", "d", data)
+    event = (await store.log.read(ACME, ORIGIN))[0]
+    assert event.data == data
+    decoded = codec.decode(event)
+    assert decoded.type == "tool.started"
+    assert not isinstance(decoded, UnknownEvent)
