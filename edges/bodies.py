@@ -114,4 +114,4 @@ def _too_deep() -> ApiError:
 
 
 def _too_large(max_bytes: int) -> ApiError:
-    return ApiError(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {max_bytes} bytes", {"Connection": "close"})
+    return ApiError(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {max_bytes} bytes")

@@ -35,6 +35,8 @@ PASSING = (
 )  # fmt: skip
 """Refusals of Redis that are over when it has started, failed over or got room again."""
 
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
 CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHORIZED",
@@ -75,7 +77,7 @@ def problem(request: web.Request, error: ApiError) -> Body:
     """Native: RFC 9457. `instance` is the path alone: a query may hold a ticket."""
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(error.status).phrase,
+        "title": _PHRASES.get(error.status, "Error"),
         "status": error.status,
         "detail": error.message,
         "instance": request.path,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Literal, NamedTuple
 
@@ -250,6 +250,19 @@ class Log:
         streams = (own.log, own.tok) if deltas else (own.log,)
         reply = await self.pipe.call("XREAD", "COUNT", count, "STREAMS", *streams, *[str(after)] * len(streams))
         return merge_streams(org, reply, count)
+
+    async def tail(
+        self, org: OrgId, after: Position, blocking: Pipe, *, block_ms: int = 1_000
+    ) -> AsyncIterator[list[Recorded]]:
+        """Pages of events after a position, for ever; `blocking` is a pipe that nothing else uses."""
+        own = keys.of(org)
+        while True:
+            reply = await blocking.call(
+                "XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", own.log, own.tok, str(after), str(after)
+            )
+            if events := merge_streams(org, reply, PAGE):
+                after = events[-1].position
+                yield events
 
     async def read_back(self, org: OrgId, before: Position | None, *, count: int = PAGE) -> list[Recorded]:
         """The last facts before a position, oldest first."""

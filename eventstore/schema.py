@@ -15,7 +15,8 @@ Personal = Annotated[T, msgspec.Meta(extra={"personal": True})]
 """Marks a field that identifies or quotes a person: stored apart, so that it can be sealed and forgotten."""
 
 _POSITION = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
-_MAX_SEQ = 9_999_999_999_999_999
+_MAX_SEQ = 2**53 - 1
+"""The largest sequence number that clients in every language compare exactly."""
 
 
 class Position(NamedTuple):

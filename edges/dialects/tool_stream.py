@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from edges import vapi_tools
 from edges.auth import Caller, require
 from edges.bodies import json_object, raw_body
-from edges.dialects import vapi_tools
 from edges.errors import ApiError
 from edges.limits import charge
 from edges.ring import Dialect

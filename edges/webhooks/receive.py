@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from urllib.parse import parse_qsl
 
 import structlog
@@ -12,30 +12,23 @@ from multidict import MultiDict
 from edges.app_keys import ORGANIZATIONS
 from edges.bodies import raw_body
 from edges.errors import ORGANIZATION, ApiError
+from edges.intake import Accepted
 from eventstore.errors import StoreError
 from eventstore.organizations import Organization
 from eventstore.telemetry import WEBHOOKS
 from projections import phones
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
-Receive = Callable[[web.Request, MultiDict[str]], Awaitable[bool]]
-
 MAX_FIELDS = 500
 MAX_NUMBER_LENGTH = 64
+NOT_CONFIGURED = "NOT_CONFIGURED"
 
-OUTCOMES = {
-    401: "bad_signature",
-    404: "unmapped",
-    413: "invalid",
-    400: "invalid",
-    422: "invalid",
-    503: "unavailable",
-}
+OUTCOMES = {401: "bad_signature", 404: "unmapped", 503: "unavailable"}
+"""Other refusals are `invalid`."""
 
 
 async def form_of(request: web.Request) -> MultiDict[str]:
     """All fields in order, repeated and blank ones too, as signatures cover them; whatever the Content-Type."""
-    raw = await raw_body(request)
+    raw = (await raw_body(request)).rstrip()  # a line break at its end is curl's, not the form's
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
@@ -73,21 +66,18 @@ def required(form: MultiDict[str], name: str) -> str:
     return value
 
 
-async def counted(source: str, answering: Awaitable[bool]) -> bool:
-    """Counts how a webhook ended; `answering` tells whether it was a duplicate."""
+async def counted(source: str, accepting: Awaitable[Accepted]) -> None:
+    """Waits until the webhook is on the log, and counts how it ended."""
     outcome = "failed"
     try:
-        duplicate = await answering
-        outcome = "duplicate" if duplicate else "accepted"
+        accepted = await accepting
+        outcome = "duplicate" if accepted.replayed else "accepted"
     except ApiError as error:
-        outcome = "not_configured" if error.code == "NOT_CONFIGURED" else OUTCOMES.get(error.status, "failed")
-        structlog.get_logger("trunkline.webhooks").warning(
-            "webhook refused", source=source, outcome=outcome, code=error.code
-        )
+        outcome = "not_configured" if error.code == NOT_CONFIGURED else OUTCOMES.get(error.status, "invalid")
+        structlog.get_logger(__name__).warning("webhook refused", source=source, outcome=outcome, code=error.code)
         raise
     except StoreError:
         outcome = "unavailable"
         raise
     finally:
         WEBHOOKS.labels(source, outcome).inc()
-    return duplicate

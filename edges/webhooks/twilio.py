@@ -1,0 +1,199 @@
+"""Twilio's webhooks for text messages: `POST /api/webhooks/twilio/sms/incoming` and `…/sms/status`.
+
+A message becomes `message.received` in its customer's conversation, a report `sms.status_reported`. The answer is
+empty TwiML: any other text would be sent to the customer.
+https://www.twilio.com/docs/messaging/guides/webhook-request, https://www.twilio.com/docs/usage/webhooks/webhooks-security
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aiohttp import web
+from multidict import MultiDict
+from twilio.request_validator import (
+    SIGNATURE_HEADER,
+    SIGNATURE_SETTINGS_HEADER,
+    RequestValidator,
+    get_signature_algorithm,
+)
+
+from edges.app_keys import DEVELOPMENT, LOG, TWILIO, TwilioSettings
+from edges.auth import foreign
+from edges.errors import POSITION, ApiError
+from edges.intake import Accepted, record, webhook_key
+from edges.webhooks.receive import NOT_CONFIGURED, counted, form_of, number_of, organization_of, required
+from eventstore.events.contacts import ContactOptedIn, ContactOptedOut
+from eventstore.events.messages import Channel, MessageReceived
+from eventstore.events.sms import SmsStatusReported
+from eventstore.log import Append
+from eventstore.organizations import Organization, conversation_id
+from eventstore.schema import Event, Sibling
+from projections import phones
+
+Keyword = Literal["STOP", "START", "HELP"]
+
+TWIML = b'<?xml version="1.0" encoding="UTF-8"?><Response />'
+CUSTOMER = "customer"
+PROVIDER = "provider:twilio"
+MAX_INTENT_LENGTH = 128
+
+KEYWORDS: dict[str, Keyword] = {
+    **dict.fromkeys(("STOP", "UNSUBSCRIBE", "END", "QUIT", "STOPALL", "REVOKE", "OPTOUT", "CANCEL"), "STOP"),
+    **dict.fromkeys(("START", "UNSTOP"), "START"),
+    **dict.fromkeys(("HELP", "INFO"), "HELP"),
+}
+"""Whole messages that Twilio answers itself (support 223134027). YES is not among them, see `_opted`."""
+
+
+async def incoming(request: web.Request) -> web.Response:
+    await counted("twilio", _take_message(request))
+    return _twiml()
+
+
+async def status(request: web.Request) -> web.Response:
+    await counted("twilio", _take_report(request))
+    return _twiml()
+
+
+async def _take_message(request: web.Request) -> Accepted:
+    form = await form_of(request)
+    organization = await organization_of(request, number_of(required(form, "To")))
+    verify(request, form, request.app[TWILIO])
+    events = message_events(form, organization)
+    name = f"twilio:{form.get('AccountSid', '')}:{form['MessageSid']}"
+    return await _record(request, organization, phones.address(number_of(form["From"])), name, events)
+
+
+async def _take_report(request: web.Request) -> Accepted:
+    """A report is about a message of ours: our number is its sender, the customer's its recipient."""
+    form = await form_of(request)
+    organization = await organization_of(request, number_of(required(form, "From")))
+    verify(request, form, request.app[TWILIO])
+    event = report_event(form, organization, request.query.get("intent"))
+    name = f"{form['MessageSid']}:{_status_of(form)}"
+    return await _record(request, organization, phones.address(number_of(form["To"])), name, [event])
+
+
+async def _record(
+    request: web.Request, organization: Organization, address: str, name: str, events: list[Event]
+) -> Accepted:
+    addresses = {conversation_id(organization.pepper, address): address}
+    append = Append(events=events, idempotency=webhook_key(request.path, name), addresses=addresses)
+    accepted = await record(request.app[LOG], organization.id, append)
+    request[POSITION] = accepted.positions[-1]
+    return accepted
+
+
+def verify(request: web.Request, form: MultiDict[str], settings: TwilioSettings) -> None:
+    """Refuses what Twilio has not signed: over the address as configured there, and all fields, known or not.
+
+    Without a secret nothing can be verified: 503, save for what a developer posts on the own machine.
+    """
+    if settings.auth_token is None and settings.shared_key is None:
+        message = "Twilio's webhooks are not configured here (TWILIO_AUTH_TOKEN)"
+        if request.app[DEVELOPMENT]:
+            if (reason := foreign(request)) is None:
+                return
+            message += f", and an unsigned one is only taken from this machine: {reason}"
+        raise ApiError(503, NOT_CONFIGURED, message)
+    signature = request.headers.get(SIGNATURE_HEADER)
+    if signature is None:
+        raise ApiError(401, "MISSING_SIGNATURE", f"the header {SIGNATURE_HEADER} is missing")
+    if not _is_signed(request, form, settings, signature):
+        message = f"{SIGNATURE_HEADER} does not fit this address, these fields and the configured secret"
+        raise ApiError(401, "BAD_SIGNATURE", message)
+
+
+def _is_signed(request: web.Request, form: MultiDict[str], settings: TwilioSettings, signature: str) -> bool:
+    scheme = request.headers.get(SIGNATURE_SETTINGS_HEADER)
+    secret = settings.auth_token if scheme is None else settings.shared_key
+    if secret is None or not request.raw_path.startswith("/"):
+        return False
+    url = settings.public_base_url.rstrip("/") + request.raw_path
+    try:
+        return bool(RequestValidator(secret).validate(url, form, signature, get_signature_algorithm(scheme)))
+    except ValueError:  # a path that is no text
+        return False
+
+
+def message_events(form: MultiDict[str], organization: Organization) -> list[Event]:
+    """The message, on its conversation's lane, and what its keyword changed at Twilio."""
+    sender = number_of(required(form, "From"))
+    conversation = conversation_id(organization.pepper, phones.address(sender))
+    message = MessageReceived(
+        message_id=required(form, "MessageSid"),
+        channel=_channel(form["From"]),
+        source="twilio",
+        to=number_of(required(form, "To")),
+        media_count=_count(form.get("NumMedia", "")),
+        keyword=keyword_of(form),
+        text=form.get("Body", ""),
+        sender=sender,
+        provider=_fields(form),
+    )
+    events = [Event(message, CUSTOMER, conversation, lane=conversation)]
+    if (change := _opted(form, sender)) is not None:
+        events.append(Event(change, CUSTOMER, conversation, run=Sibling(0), cause=Sibling(0)))
+    return events
+
+
+def report_event(form: MultiDict[str], organization: Organization, intent: str | None) -> Event:
+    report = SmsStatusReported(
+        provider_id=required(form, "MessageSid"),
+        status=_status_of(form),
+        intent_id=intent if intent and len(intent) <= MAX_INTENT_LENGTH else None,
+        error_code=form.get("ErrorCode") or None,
+        provider=_fields(form),
+    )
+    address = phones.address(number_of(required(form, "To")))
+    return Event(report, PROVIDER, conversation_id(organization.pepper, address))
+
+
+def keyword_of(form: MultiDict[str]) -> Keyword | None:
+    """What Twilio says it understood (with Advanced Opt-Out), else what it would: the whole body, in any case."""
+    said = form.get("OptOutType", "").upper()
+    return KEYWORDS.get(said if said in ("STOP", "START", "HELP") else form.get("Body", "").strip().upper())
+
+
+def _opted(form: MultiDict[str], phone: str) -> ContactOptedOut | ContactOptedIn | None:
+    """Twilio's own list of who may be written to has changed; ours follows.
+
+    A bare YES lets messages through again too, but it is also how people answer questions: it opts in, and the
+    assistant answers it.
+    """
+    match keyword_of(form):
+        case "STOP":
+            return ContactOptedOut(phone=phone)
+        case "START":
+            return ContactOptedIn(phone=phone)
+        case None if form.get("Body", "").strip().upper() == "YES":
+            return ContactOptedIn(phone=phone)
+    return None
+
+
+def _channel(address: str) -> Channel:
+    return "whatsapp" if address.strip().lower().startswith("whatsapp:") else "sms"
+
+
+def _status_of(form: MultiDict[str]) -> str:
+    """`SmsStatus` is its older name."""
+    return form.get("MessageStatus") or required(form, "SmsStatus")
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+
+
+def _fields(form: MultiDict[str]) -> dict[str, str]:
+    return {name: ", ".join(form.getall(name)) for name in form}
+
+
+def _twiml() -> web.Response:
+    return web.Response(body=TWIML, content_type="text/xml")
+
+
+ROUTES = (
+    web.post("/api/webhooks/twilio/sms/incoming", incoming),
+    web.post("/api/webhooks/twilio/sms/status", status),
+)
