@@ -112,16 +112,17 @@ def decode(event: Recorded) -> Body | UnknownEvent:
     """The typed event; UnknownEvent when the type is unknown or its data no longer fits."""
     merged = merge(event.data, event.personal)
     body = _bodies().get(event.type)
-    if body is None:
-        if event.type.startswith("custom."):
-            return events.Custom(name=event.type, data=_decode_object(merged))
-        return UnknownEvent(event.type, _decode_leniently(merged))
     try:
-        if UPCASTERS and (event.type, event.schema) in UPCASTERS:
+        if body is None:
+            if event.type.startswith("custom."):
+                return events.Custom(name=event.type, data=_decode_object(merged))
+        elif UPCASTERS and (event.type, event.schema) in UPCASTERS:
             return msgspec.convert(_tagged(upcast(event.type, event.schema, _decode_object(merged)), event.type), body)
-        return _decoder(body).decode(merged)
-    except msgspec.ValidationError:
-        return UnknownEvent(event.type, _decode_leniently(merged))
+        else:
+            return _decoder(body).decode(merged)
+    except msgspec.DecodeError:  # damaged or of another shape: one entry must not stop every reader of the log
+        pass
+    return UnknownEvent(event.type, _decode_leniently(merged))
 
 
 @lru_cache(maxsize=256)
