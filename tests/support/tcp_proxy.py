@@ -17,7 +17,8 @@ class TcpProxy:
 
     `fail_next` arms one fault for the next request on any connection:
     `cut_request` closes before Redis sees it, `cut_reply` after Redis has answered, but before the client hears;
-    `swallow_reply` loses the answer and all that follow, and leaves the connection open. `delay_s` holds back every request.
+    `swallow_reply` loses the answer and all that follow, and leaves the connection open.
+    `delay_s` holds back every request.
     """
 
     def __init__(self, upstream: str) -> None:
