@@ -29,7 +29,10 @@ class Claim:
 
 
 def table(claims: Sequence[Claim]) -> str:
-    lines = ["| what | unit | trunkline | peer | peer's | ratio | target | reached |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| what | unit | trunkline | peer | peer's | ratio | target | reached |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for claim in claims:
         cells = [
             claim.name, claim.unit, _number(claim.ours), claim.peer, _number(claim.peers),

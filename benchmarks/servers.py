@@ -33,7 +33,9 @@ def pinned(core: int) -> list[str]:
 
 
 @contextmanager
-def child(command: list[str], *, env: dict[str, str] | None = None, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def child(
+    command: list[str], *, env: dict[str, str] | None = None, log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     output = log.open("wb") if log else subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})})
     try:
@@ -72,7 +74,7 @@ def redis_server(*, core: int = CLIENT_CORE, fsync: str = "everysec") -> Iterato
 
 
 @contextmanager
-def edge(redis_port: int, *, core: int = SERVER_CORE) -> Iterator[tuple[int, str]]:
+def edge(redis_port: int, *, core: int = SERVER_CORE, env: dict[str, str] | None = None) -> Iterator[tuple[int, str]]:
     """`trunkline edge` with an organization; yields its port and an API key."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     trunkline = [sys.executable, "-m", "trunkline"]
@@ -83,7 +85,7 @@ def edge(redis_port: int, *, core: int = SERVER_CORE) -> Iterator[tuple[int, str
     key = json.loads(made.stdout)["api_key"]
     port = free_port()
     command = [*pinned(core), *trunkline, "edge", "--redis-url", url, "--port", str(port)]
-    with child(command, env={"TRUNKLINE_RATE_LIMIT": "0"}):
+    with child(command, env={"TRUNKLINE_RATE_LIMIT": "0", **(env or {})}):
         wait_for(port)
         yield port, key
 

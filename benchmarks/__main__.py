@@ -1,0 +1,31 @@
+"""`python -m benchmarks [name…]`: measures, prints the table, and writes it where it belongs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks import append, delivery, http_append, startup
+from benchmarks.report import Claim, as_json, table
+
+BENCHMARKS = {"append": append, "http_append": http_append, "delivery": delivery, "startup": startup}
+HERE = Path(__file__).parent
+START, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def main(names: list[str]) -> int:
+    claims: list[Claim] = []
+    for name in names or list(BENCHMARKS):
+        claims += BENCHMARKS[name].measure()
+        print(table(claims), flush=True)
+    if not names:
+        readme = HERE / "README.md"
+        before, _, rest = readme.read_text().partition(START)
+        _, _, after = rest.partition(END)
+        readme.write_text(f"{before}{START}\n{table(claims)}\n{END}{after}")
+        (HERE / "results.json").write_text(as_json(claims) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

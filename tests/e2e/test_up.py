@@ -1,0 +1,119 @@
+"""`trunkline up` as a command: what it prints, refuses, keeps and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import httpx
+
+from tests.support.product import Command, Up, wait_until_serving
+
+
+def test_one_line_of_json_and_a_clean_end(data_dir: Path) -> None:
+    up = Up(data_dir)
+    assert set(up.facts) == {"url", "organization", "api_key", "console", "redis_url"}
+    assert httpx.get(f"{up.url}/api/health").json()["status"] == "ok"
+    assert up.stop() == 0, up.stderr
+    assert up.stdout == ""
+
+
+def test_the_same_directory_gives_the_same_organization_key_and_data(data_dir: Path) -> None:
+    first = Up(data_dir)
+    made = httpx.post(f"{first.url}/v1/events", json={"events": [{"type": "custom.kept", "data": {"x": 1}}]})
+    assert first.stop() == 0, first.stderr
+    second = Up(data_dir)
+    try:
+        page = httpx.get(f"{second.url}/v1/events?types=custom.kept").json()
+        assert [event["id"] for event in page["events"]] == made.json()["positions"]
+        assert (second.facts["organization"], second.facts["api_key"]) == (
+            first.facts["organization"],
+            first.facts["api_key"],
+        )
+    finally:
+        assert second.stop() == 0, second.stderr
+
+
+def test_a_second_up_on_the_directory_is_refused_in_one_line(data_dir: Path) -> None:
+    first = Up(data_dir)
+    second = Command("up", "--json", "--port", "0", "--data-dir", str(data_dir))
+    try:
+        assert second.wait() == 2
+        assert second.stdout == ""
+        assert len(second.stderr.strip().splitlines()) == 1
+    finally:
+        assert first.stop() == 0, first.stderr
+
+
+def test_a_busy_port_is_refused_in_one_line(data_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        up = Command("up", "--port", str(taken.getsockname()[1]), "--data-dir", str(data_dir))
+        assert up.wait() == 2
+    assert len(up.stderr.strip().splitlines()) == 1
+
+
+def test_an_unreachable_redis_is_refused_in_one_line(data_dir: Path) -> None:
+    env = {"TRUNKLINE_REDIS_URL": "redis://:hidden@127.0.0.1:1/0"}
+    up = Command("up", "--port", "0", "--data-dir", str(data_dir), env=env)
+    assert up.wait() == 2
+    assert len(up.stderr.strip().splitlines()) == 1
+    assert "hidden" not in up.stderr
+
+
+def test_nothing_is_left_running_when_up_is_killed(data_dir: Path) -> None:
+    up = Up(data_dir)
+    children = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()
+    assert len(children) == 2
+    up.kill()
+    again = Up(data_dir)  # waits for, or ends, what the first one left
+    try:
+        assert not [pid for pid in children if _runs(pid)]
+    finally:
+        assert again.stop() == 0, again.stderr
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_edge_needs_no_other_process_to_be_up(data_dir: Path) -> None:
+    """Without a worker inputs are taken and kept; readiness says what is missing."""
+    up = Up(data_dir)
+    try:
+        port = _free()
+        edge = Command(
+            "edge", "--port", str(port), "--processes", "2", env={"TRUNKLINE_REDIS_URL": up.facts["redis_url"]}
+        )
+        wait_until_serving(f"http://127.0.0.1:{port}")
+        key = {"X-Tenant-API-Key": up.facts["api_key"]}
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/events", headers=key).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/events").status_code == 401
+        assert edge.stop() == 0, edge.stderr
+    finally:
+        assert up.stop() == 0, up.stderr
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_the_tail_command_prints_what_happens(data_dir: Path) -> None:
+    up = Up(data_dir)
+    tail = Command("tail", "demo", "--json", "--after", "0", "--redis-url", up.facts["redis_url"])
+    try:
+        httpx.post(f"{up.url}/v1/events", json={"events": [{"type": "custom.seen"}]}).raise_for_status()
+        assert tail.process.stdout is not None
+        types = []
+        while "custom.seen" not in types:
+            types.append(json.loads(tail.process.stdout.readline())["type"])
+        assert os.getpid() != tail.process.pid
+    finally:
+        tail.stop()
+        assert up.stop() == 0, up.stderr

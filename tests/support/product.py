@@ -1,0 +1,134 @@
+"""The product from outside: `trunkline` commands as child processes, with an environment of their own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+
+from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
+
+START_S = 30.0
+STOP_S = 40.0
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Nothing of the developer's own settings reaches a child."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRUNKLINE_", "TWILIO_"))}
+    return {**kept, **extra}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Command:
+    """One `trunkline` command, in a directory of its own (so that no `.env` is found); its stderr is kept."""
+
+    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+        self._stderr = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "trunkline", *arguments],
+            env=environment(env or {}),
+            cwd=cwd or tempfile.gettempdir(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+        )
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait()
+        self.process.kill()
+        return self.wait()
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def stderr(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode()
+
+    @property
+    def stdout(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.read().decode()
+
+
+class Up(Command):
+    """`trunkline up --json` on a free port; `facts` is its one line."""
+
+    def __init__(self, data_dir: Path, *, env: Mapping[str, str] | None = None, port: int = 0) -> None:
+        super().__init__("up", "--json", "--port", str(port), "--data-dir", str(data_dir), env=env, cwd=data_dir.parent)
+        self.facts = self._announced()
+        self.url: str = self.facts["url"]
+
+    def _announced(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"`trunkline up` ended with {self.wait()}: {self.stderr}")
+        facts: dict[str, Any] = json.loads(line)
+        return facts
+
+
+def wait_until_serving(url: str, path: str = "/health/ready") -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(url + path, timeout=2).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"{url}{path} was not green within {START_S} s")
+
+
+def twilio_sms(text: str, *, sid: str, sender: str = "+15550123456", to: str = NUMBER) -> dict[str, str]:
+    """Twilio's form of an incoming message."""
+    return {
+        "ToCountry": "US", "ToState": "", "SmsMessageSid": sid, "NumMedia": "0", "ToCity": "", "FromZip": "",
+        "SmsSid": sid, "FromState": "CA", "SmsStatus": "received", "FromCity": "", "Body": text, "FromCountry": "US",
+        "To": to, "ToZip": "", "NumSegments": "1", "MessageSid": sid, "AccountSid": ACCOUNT, "From": sender,
+        "ApiVersion": "2010-04-01",
+    }  # fmt: skip
+
+
+def signed(url: str, form: Mapping[str, str], token: str = TOKEN) -> dict[str, str]:
+    """Twilio's signature by its published rule, not by the library that checks it."""
+    text = url + "".join(name + form[name] for name in sorted(form))
+    digest = hmac.new(token.encode(), text.encode(), hashlib.sha1).digest()
+    return {
+        "X-Twilio-Signature": base64.b64encode(digest).decode(),
+        "Content-Type": "application/x-www-form-urlencoded; charset=UTF-8",
+    }
+
+
+def post_sms(base_url: str, form: Mapping[str, str], *, client: httpx.Client | None = None) -> httpx.Response:
+    url = f"{base_url}/api/webhooks/twilio/sms/incoming"
+    poster = client.post if client is not None else httpx.post
+    return poster(url, content=urlencode(form), headers=signed(url, form))
