@@ -1,0 +1,82 @@
+"""A small edge over fakeredis: the middlewares and shared objects of the real one, and the routes a test wants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import fakeredis.aioredis
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from fakeredis import FakeServer
+
+from edges import limits
+from edges.app_keys import (
+    DEVELOPMENT,
+    LIMITS,
+    LOG,
+    ORGANIZATIONS,
+    PRESENCE,
+    QUOTA,
+    STARTED,
+    TWILIO,
+    Quota,
+    TwilioSettings,
+)
+from edges.auth import DEMO
+from edges.errors import error_middleware
+from eventstore.connection import Pipe
+from eventstore.limits import Limits
+from eventstore.log import Log
+from eventstore.organizations import Organizations
+from eventstore.presence import Presence
+from eventstore.schema import ORIGIN, OrgId, Recorded
+
+Client = TestClient[web.Request, web.Application]
+
+
+NO_TWILIO = TwilioSettings()
+DEFAULT_QUOTA = Quota()
+
+
+class Edge(NamedTuple):
+    """What a test holds in its hands. `redis` can be told to be gone (`redis.connected = False`)."""
+
+    client: Client
+    log: Log
+    organizations: Organizations
+    presence: Presence
+    redis: FakeServer
+
+    async def events(self, org: OrgId = DEMO) -> list[Recorded]:
+        return await self.log.read(org, ORIGIN)
+
+
+@asynccontextmanager
+async def serving(
+    *routes: web.RouteDef,
+    development: bool = False,
+    twilio: TwilioSettings = NO_TWILIO,
+    quota: Quota = DEFAULT_QUOTA,
+    max_facts: int = 0,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Edge]:
+    """The organization `demo` exists."""
+    redis = FakeServer()
+    pipe = Pipe(fakeredis.aioredis.FakeRedis(server=redis, protocol=2).connection_pool)
+    log, organizations, presence = Log(pipe, max_facts=max_facts), Organizations(pipe, clock=clock), Presence(pipe)
+    await organizations.ensure(DEMO, "Demo")
+    app = web.Application(middlewares=[error_middleware])
+    app[LOG], app[ORGANIZATIONS], app[PRESENCE], app[LIMITS] = log, organizations, presence, Limits(pipe)
+    app[DEVELOPMENT], app[QUOTA], app[TWILIO], app[STARTED] = development, quota, twilio, time.monotonic()
+    app.add_routes(routes)
+    app.on_response_prepare.append(limits.add_headers)
+    async with TestClient(TestServer(app)) as client:
+        yield Edge(client, log, organizations, presence, redis)
+    await pipe.close()
+
+
+def names_of(events: Iterable[Recorded]) -> list[str]:
+    return [event.type for event in events]
