@@ -163,8 +163,9 @@ async def test_a_key_works_in_either_header_and_from_anywhere(development: bool)
 async def test_two_different_credentials_are_refused() -> None:
     async with serving(WHOAMI) as edge:
         one, other = await edge.organizations.create_key(DEMO), await edge.organizations.create_key(DEMO)
-        headers = {"X-Tenant-API-Key": one, "Authorization": f"Bearer {other}"}
-        assert (await edge.client.get("/v1/whoami", headers=headers)).status == 401
+        for second in (other, "YOUR_KEY", "wrong"):
+            headers = {"X-Tenant-API-Key": one, "Authorization": f"Bearer {second}"}
+            assert (await edge.client.get("/v1/whoami", headers=headers)).status == 401
 
 
 async def test_a_known_caller_without_the_scope_is_403() -> None:
