@@ -4,7 +4,7 @@
 -- KEYS 1 head (p position, n number of the last folded fact)  2 documents  3 terms
 -- ARGV 1 expected position  2 new position  3 new number
 --      4 documents written  5 documents removed  6 terms added  7 terms removed;
---      then (key, document) per written document, then the other three lists
+--      then (key, document) per written document, keys removed, (0, term) per term added, terms removed
 --
 -- Replies: {OK} {MOVED, actual position or ''}
 local call = redis.call
@@ -13,21 +13,18 @@ local actual = call('HGET', KEYS[1], 'p') or ''
 if actual ~= ARGV[1] then return {'MOVED', actual} end
 
 local at = 8
-for _ = 1, tonumber(ARGV[4]) do
-  call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
-  at = at + 2
+local function chunks(width, arguments, command, key) -- few calls: each costs more than what it writes
+  local last = at + width * arguments - 1
+  while at <= last do
+    local stop = math.min(last, at + 999)
+    call(command, key, unpack(ARGV, at, stop))
+    at = stop + 1
+  end
 end
-for _ = 1, tonumber(ARGV[5]) do
-  call('HDEL', KEYS[2], ARGV[at])
-  at = at + 1
-end
-for _ = 1, tonumber(ARGV[6]) do
-  call('ZADD', KEYS[3], 0, ARGV[at])
-  at = at + 1
-end
-for _ = 1, tonumber(ARGV[7]) do
-  call('ZREM', KEYS[3], ARGV[at])
-  at = at + 1
-end
+
+chunks(2, tonumber(ARGV[4]), 'HSET', KEYS[2])
+chunks(1, tonumber(ARGV[5]), 'HDEL', KEYS[2])
+chunks(2, tonumber(ARGV[6]), 'ZADD', KEYS[3])
+chunks(1, tonumber(ARGV[7]), 'ZREM', KEYS[3])
 call('HSET', KEYS[1], 'p', ARGV[2], 'n', ARGV[3])
 return {'OK'}

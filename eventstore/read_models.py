@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from eventstore import keys
-from eventstore.connection import Pipe, load_script
+from eventstore.connection import Argument, Pipe, load_script
 from eventstore.schema import ORIGIN, OrgId, Position
 
 ADVANCE = load_script("advance.lua")
@@ -113,21 +113,15 @@ class ReadModels:
 
     async def advance(self, generation: Generation, expected: Checkpoint, to: Checkpoint, change: Change) -> bool:
         """Documents, terms and checkpoint in one step; False, and nothing changed, if it is not at `expected`."""
-        documents = [part for item in change.written.items() for part in item]
-        lists = (change.removed, change.terms_added, change.terms_removed)
-        counts = [len(change.written), *map(len, lists)]
-        reply = await self._pipe.run(
-            ADVANCE,
-            generation.parts(),
-            [
-                str(expected.position),
-                str(to.position),
-                to.number,
-                *counts,
-                *documents,
-                *(m for li in lists for m in li),
-            ],
-        )
+        arguments: list[Argument] = [str(expected.position), str(to.position), to.number]
+        arguments += map(len, (change.written, change.removed, change.terms_added, change.terms_removed))
+        for name, document in change.written.items():
+            arguments += (name, document)
+        arguments += change.removed
+        for entry in change.terms_added:
+            arguments += (0, entry)
+        arguments += change.terms_removed
+        reply = await self._pipe.run(ADVANCE, generation.parts(), arguments)
         return bool(reply[0] == b"OK")
 
     async def documents(self, generation: Generation, names: Sequence[str]) -> list[bytes | None]:

@@ -1,0 +1,11 @@
+"""State from events. Every read model is named here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from projections.contacts import CONTACTS
+from projections.conversations import CONVERSATIONS
+from projections.projection import Projection
+
+PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS)
