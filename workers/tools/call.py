@@ -1,0 +1,60 @@
+"""One call of a tool: what it is given, what it answers, and how it says that it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from eventstore.log import HeldBy, fingerprint
+from eventstore.schema import ConversationId, Event, OrgId, Position
+from workers.crm import Crm
+
+
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a tool may use besides its arguments.
+
+    `new_id("msg")` makes the same id on every attempt at the same call. `conversation` is where the call was made,
+    None outside of one. `control_of` tells who speaks in a conversation.
+    """
+
+    org: OrgId
+    run: Position
+    cause: Position
+    conversation: ConversationId | None
+    actor: str
+    crm: Crm
+    now: datetime
+    new_id: Callable[[str], str]
+    conversation_of: Callable[[str], ConversationId]
+    control_of: Callable[[ConversationId], Awaitable[HeldBy]]
+
+
+class ToolOutcome(msgspec.Struct, frozen=True):
+    """`data` is the answer, as JSON. The events are appended in the same step as the answer; `addresses` tells what
+    the ids of new conversations among them stand for."""
+
+    data: Any
+    events: Sequence[Event] = ()
+    addresses: dict[ConversationId, str] = {}
+
+
+class ToolError(Exception):
+    """The tool's own answer that it cannot: `code` for programs, the message for people, `status` as HTTP has it."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status
+
+
+def id_factory(org: OrgId, run: Position, call_id: str | None) -> Callable[[str], str]:
+    """Ids that follow from the call alone, so that a retry makes the same ones."""
+
+    def new_id(kind: str) -> str:
+        return f"{kind}_{fingerprint(org, str(run), call_id or '', kind)[:24]}"
+
+    return new_id

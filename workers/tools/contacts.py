@@ -1,0 +1,43 @@
+"""Tools that find and create contacts."""
+
+from __future__ import annotations
+
+from projections.contact_search import ContactQuery
+from projections.tool_catalog import CreateContact, GetContactByPhone, SearchContacts
+from workers.crm import NewContact, Origin, on_wire
+from workers.tools.call import ToolContext, ToolError, ToolOutcome
+
+
+async def search_contacts(arguments: SearchContacts, context: ToolContext) -> ToolOutcome:
+    query = ContactQuery(
+        text=arguments.query,
+        phone=arguments.phone,
+        email=arguments.email,
+        tags=tuple(arguments.tags),
+        limit=arguments.limit,
+    )
+    found = await context.crm.search(context.org, query)
+    return ToolOutcome({"contacts": [on_wire(contact) for contact in found.contacts], "total": found.total})
+
+
+async def get_contact_by_phone(arguments: GetContactByPhone, context: ToolContext) -> ToolOutcome:
+    contact = await context.crm.by_phone(context.org, arguments.phone)
+    if contact is None:
+        raise ToolError("NOT_FOUND", "Contact not found", 404)
+    return ToolOutcome(on_wire(contact))
+
+
+async def create_contact(arguments: CreateContact, context: ToolContext) -> ToolOutcome:
+    """The backend records the contact itself, before the answer: a retry finds it by its id and says `new` again."""
+    first_name, last_name = arguments.names
+    new = NewContact(
+        id=context.new_id("contact"),
+        first_name=first_name,
+        last_name=last_name,
+        phone=arguments.phone,
+        email=arguments.email,
+        tags=tuple(arguments.tags),
+        source=arguments.source,
+    )
+    created = await context.crm.create(context.org, new, Origin(context.actor, context.run, context.cause))
+    return ToolOutcome({**on_wire(created.contact), "new": created.new})
