@@ -1,0 +1,33 @@
+"""The conversation as a model reads it, from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventstore import codec
+from eventstore.events.messages import MessageReceived
+from eventstore.events.replies import ReplyCompleted, ReplyStarted
+from eventstore.events.sms import SmsRequested
+from eventstore.schema import Position, Recorded
+from workers.model import AssistantMessage, Message, UserMessage
+
+
+def messages(events: Sequence[Recorded], until: Position) -> list[Message]:
+    """Everything said up to a position, oldest first; keyword messages (STOP) are not part of the talk.
+
+    An answer stands behind the last message it had seen, not where it was stored: a message that arrived while the
+    assistant was still speaking is the next question.
+    """
+    seen: dict[Position, Position] = {}
+    said: list[tuple[Position, Position, Message]] = []
+    for event in events:
+        match codec.decode(event):
+            case ReplyStarted(context_until=context_until):
+                seen.setdefault(event.run, Position.parse(context_until))
+            case MessageReceived(keyword=None, text=text) if event.position <= until:
+                said.append((event.position, event.position, UserMessage(text)))
+            case ReplyCompleted(text=text):
+                said.append((seen.get(event.run, event.position), event.position, AssistantMessage(text)))
+            case SmsRequested(sent_by="agent", text=text):
+                said.append((event.position, event.position, AssistantMessage(text)))
+    return [message for at, _, message in sorted(said, key=lambda entry: entry[:2]) if at <= until]

@@ -1,0 +1,23 @@
+"""What interrupts or postpones work; each class is a different reaction of the runner."""
+
+from __future__ import annotations
+
+
+class WorkError(Exception):
+    """Work did not come to its end. The text names no person and quotes no message: it may be stored."""
+
+
+class Overtaken(WorkError):
+    """A person took the conversation while the assistant was at work: nothing more of it may be said."""
+
+
+class LaneLost(WorkError):
+    """Another worker has the lane, or the item is done: leave no trace and let go."""
+
+
+class Stopped(WorkError):
+    """This process ends: hand the lane back, so that another worker goes on at once."""
+
+
+class TryAgain(WorkError):
+    """Not now; the policy of the handler says when and how often."""

@@ -1,0 +1,34 @@
+"""When work is tried again, and what becomes of it after its last attempt."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Backoff(NamedTuple):
+    """Exponential with full jitter: many lanes that failed together do not come back together."""
+
+    base_ms: int = 500
+    cap_ms: int = 60_000
+
+    def delay_ms(self, attempts: int, chance: float) -> int:
+        """The pause after the given attempt; `chance` in [0, 1) is drawn by the caller."""
+        ceiling = min(self.cap_ms, self.base_ms * 2 ** min(max(attempts, 1) - 1, 30))
+        return int(ceiling * chance)
+
+
+class Policy(NamedTuple):
+    """Attempts count when they begin, so crashes count. `park` keeps the lane's later work waiting for a person;
+    `fail` records the failure and goes on with the next item."""
+
+    max_attempts: int
+    on_exhausted: Literal["park", "fail"]
+    backoff: Backoff = Backoff()
+
+    def is_exhausted(self, attempts: int) -> bool:
+        """Whether no attempt is left after this one."""
+        return attempts >= self.max_attempts
+
+    def is_overdrawn(self, attempts: int) -> bool:
+        """Whether this attempt is one too many: the ones before it ended without a word, in crashes."""
+        return attempts > self.max_attempts

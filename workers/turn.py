@@ -1,0 +1,108 @@
+"""The LLM turn as a fold: what to do next follows from the events of the run alone, so a crash between any two steps
+repeats only what left no event. A finished tool is never run again, a finished model call never made again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from eventstore.events.replies import ReplyRestarted, ReplyStarted, ReplyStepped, ToolCall, Usage
+from eventstore.events.tools import ToolCompleted, ToolFailed
+from eventstore.schema import Body, UnknownEvent
+from workers.model import AssistantMessage, Message, StepDone, ToolResult, ToolResults
+
+MAX_STEPS = 8
+"""Model calls of one turn; the last one gets no tools and so has to answer."""
+
+
+class CallModel(NamedTuple):
+    """Ask the model. `exchanges` are the finished steps of this turn; `text` is what the customer has seen of them."""
+
+    attempt: int
+    step: int
+    text: str
+    exchanges: tuple[Message, ...]
+    may_use_tools: bool = True
+
+
+class RunTools(NamedTuple):
+    """Run these calls: those of the last step that have no result yet."""
+
+    calls: tuple[ToolCall, ...]
+
+
+class Finish(NamedTuple):
+    """The turn is over: `text` is the whole answer, `usage` that of all steps."""
+
+    text: str
+    stop_reason: str
+    usage: Usage
+
+
+Step = CallModel | RunTools | Finish
+
+
+class Turn(NamedTuple):
+    """A run of the assistant as its events tell it. `attempt` is 0 before the first."""
+
+    attempt: int
+    started: ReplyStarted | None
+    steps: tuple[ReplyStepped, ...]
+    results: dict[str, ToolResult]
+
+    @property
+    def text(self) -> str:
+        """The text of the finished steps: what a restarted answer continues."""
+        return "".join(step.text for step in self.steps)
+
+
+def fold(events: Iterable[Body | UnknownEvent]) -> Turn:
+    attempt, started = 0, None
+    steps: list[ReplyStepped] = []
+    results: dict[str, ToolResult] = {}
+    for event in events:
+        match event:
+            case ReplyStarted():
+                attempt, started = max(attempt, event.attempt), started or event
+            case ReplyRestarted():
+                attempt = max(attempt, event.attempt)
+            case ReplyStepped():
+                steps.append(event)
+            case ToolCompleted(call_id=str(call_id)):
+                results[call_id] = ToolResult(call_id, event.tool, event.result)
+            case ToolFailed(call_id=str(call_id)):
+                results[call_id] = ToolResult(call_id, event.tool, f"{event.code}: {event.error}", failed=True)
+    return Turn(attempt, started, tuple(steps), results)
+
+
+def next_step(events: Iterable[Body | UnknownEvent], last: StepDone | None = None) -> Step:
+    """What the turn does now. `last` is a model call that asked for no tools: it has no event of its own, because
+    `reply.completed` is the event that ends it."""
+    turn = fold(events)
+    if last is not None:
+        return Finish(turn.text + last.text, last.stop_reason, _sum(turn, last.usage))
+    if turn.steps:
+        waiting = tuple(call for call in turn.steps[-1].calls if call.id not in turn.results)
+        if waiting:
+            return RunTools(waiting)
+    step = len(turn.steps) + 1
+    return CallModel(max(turn.attempt, 1), step, turn.text, _exchanges(turn), step < MAX_STEPS)
+
+
+def joint(before: str, text: str) -> str:
+    """What stands between the text of one step and the next, so that they do not run together."""
+    return "\n\n" if before and text and not before[-1].isspace() and not text[0].isspace() else ""
+
+
+def _exchanges(turn: Turn) -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for step in turn.steps:
+        messages.append(AssistantMessage(step.text.strip(), tuple(step.calls)))
+        if results := tuple(turn.results[call.id] for call in step.calls if call.id in turn.results):
+            messages.append(ToolResults(results))
+    return tuple(messages)
+
+
+def _sum(turn: Turn, last: Usage) -> Usage:
+    usages = [step.usage for step in turn.steps if step.usage is not None] + [last]
+    return Usage(sum(usage.input_tokens for usage in usages), sum(usage.output_tokens for usage in usages))
