@@ -1,0 +1,204 @@
+"""One lane in hand: its items one after the other, each finished in the same step that appends its results."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+
+import structlog
+
+from eventstore import codec
+from eventstore.errors import StoreError, StoreUnavailable
+from eventstore.events.work import WorkFailed, WorkParked
+from eventstore.lanes import Busy, Doorbell, Lanes, Taken
+from eventstore.log import Append, Appended, Disposal, Held, NextItem
+from eventstore.schema import Event, UnknownEvent
+from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
+from workers.errors import LaneLost, Overtaken, Stopped, TryAgain
+from workers.interruption import Interruption
+from workers.work import Done, Handler, Services, Work
+
+ITEMS_IN_A_ROW = 50
+"""After so many the lane goes to the back of the queue, so that a busy one does not keep others waiting."""
+ACTOR = "system:worker"
+
+logger = structlog.get_logger()
+
+Item = Taken | NextItem
+RELEASE = Disposal("release")
+
+
+class Lane:
+    """`held` is None until the lane is taken. `is_stopping` says that this process takes nothing new."""
+
+    def __init__(
+        self,
+        services: Services,
+        lanes: Lanes,
+        handlers: Mapping[str, Handler],
+        bell: Doorbell,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self.org = bell.org
+        self.held: Held | None = None
+        self._services = services
+        self._lanes = lanes
+        self._handlers = handlers
+        self._bell = bell
+        self._is_stopping = is_stopping
+        self._scope = Interruption()
+        self._epoch = 0
+        self._yields = False
+        self._log = logger.bind(organization=bell.org, lane=bell.lane)
+
+    async def run(self) -> Busy | None:
+        """Works the lane off. Whatever goes wrong, its doorbell stays pending and the lane is taken up again."""
+        try:
+            return await self._work_off()
+        except Stopped:
+            await self._let_go()
+        except LaneLost as lost:
+            self._log.warning("lane lost", why=str(lost))
+        except StoreUnavailable as error:
+            self._log.warning("lane dropped: the log is unavailable", error=str(error))
+        except Exception:
+            self._log.exception("lane dropped", position=str(self.held.head) if self.held else None)
+        return None
+
+    def lost(self, owner: str) -> None:
+        self._scope.interrupt(LaneLost(f"the lane is with {owner or 'nobody'}"))
+
+    def control_changed(self, epoch: int, holder: str) -> None:
+        """Breaks the handler off if it speaks for the assistant and its time to speak is over."""
+        if self._yields and epoch != self._epoch:
+            self._scope.interrupt(Overtaken(f"{holder or 'nobody'} speaks now"))
+
+    def stop(self) -> None:
+        self._scope.interrupt(Stopped("this worker stops"))
+
+    async def _work_off(self) -> Busy | None:
+        taken = await self._lanes.take(self._bell.org, self._bell.lane, self._bell.entry)
+        if not isinstance(taken, Taken):
+            return taken if isinstance(taken, Busy) else None
+        item: Item = taken
+        self.held = taken.held
+        for _ in range(ITEMS_IN_A_ROW):
+            if self._is_stopping():
+                break
+            self.held = self.held._replace(head=item.position)
+            following = await self._handle(self.held, item)
+            if following is None:
+                return None
+            item = following
+        await self._release()
+        return None
+
+    async def _handle(self, held: Held, item: Item) -> NextItem | None:
+        if item.event is None:
+            return await self._give_up_unread(held, item, "the log no longer holds this event")
+        handler, body = self._handlers.get(item.event.type), codec.decode(item.event)
+        if handler is None or isinstance(body, UnknownEvent):
+            return await self._give_up_unread(held, item, f"nothing handles {item.event.type} as it is stored")
+        work = Work(self._services, self.org, held, item.event, body, item)
+        if handler.policy.is_overdrawn(work.attempts):
+            return await self._exhaust(work, handler, "earlier attempts ended without a word")
+        self._epoch, self._yields = work.epoch, handler.overtaken is not None
+        try:
+            with WORK_SECONDS.labels(handler.name).time():
+                done = await self._attempt(work, handler)
+        except (LaneLost, Stopped, StoreUnavailable):
+            raise
+        except Exception as error:
+            return await self._fail(work, handler, error)
+        return await self._finish(work, handler, done)
+
+    async def _attempt(self, work: Work, handler: Handler) -> Done:
+        try:
+            async with self._scope:
+                return await handler.handle(work)
+        except Overtaken:
+            if handler.overtaken is None:
+                raise
+            return handler.overtaken(work)
+
+    async def _finish(self, work: Work, handler: Handler, done: Done) -> NextItem | None:
+        finish = Disposal("finish", lease_ms=self._lanes.lease_ms)
+        try:
+            following = await work.dispose(done, finish)
+            outcome = "done"
+        except Overtaken:
+            if handler.overtaken is None:
+                raise
+            following = await work.dispose(handler.overtaken(work), finish)
+            outcome = "overtaken"
+        WORK_ITEMS.labels(handler.name, outcome).inc()
+        return following
+
+    async def _fail(self, work: Work, handler: Handler, error: Exception) -> NextItem | None:
+        where = self._log.bind(position=str(work.item.position), attempt=work.attempts)
+        if isinstance(error, TryAgain):
+            where.info("trying again later", handler=handler.name, why=str(error))
+        else:
+            where.error("handler failed", handler=handler.name, exc_info=error)
+        if handler.policy.is_exhausted(work.attempts):
+            return await self._exhaust(work, handler, _describe(error))
+        delay_ms = handler.policy.backoff.delay_ms(work.attempts, random.random())
+        await work.dispose(Done(), Disposal("retry", delay_ms=delay_ms))
+        WORK_ITEMS.labels(handler.name, "retried").inc()
+        return None
+
+    async def _exhaust(self, work: Work, handler: Handler, error: str) -> NextItem | None:
+        item = str(work.item.position)
+        if handler.policy.on_exhausted == "park":
+            parked = Event(WorkParked(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
+            await work.dispose(Done([parked]), Disposal("park"))
+            WORK_ITEMS.labels(handler.name, "parked").inc()
+            LANES_PARKED.inc()
+            return None
+        failed = Event(WorkFailed(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
+        last_words = await handler.failed(work, error)
+        following = await work.dispose(Done([*last_words, failed]), Disposal("finish", lease_ms=self._lanes.lease_ms))
+        WORK_ITEMS.labels(handler.name, "failed").inc()
+        return following
+
+    async def _give_up_unread(self, held: Held, item: Item, error: str) -> NextItem | None:
+        """For an item that no handler can see; it stays named in the log, and the lane goes on."""
+        self._log.error("item given up", position=str(item.position), why=error)
+        attempts = item.attempts if isinstance(item, Taken) else 1
+        failed = WorkFailed(lane=held.lane, item=str(item.position), attempts=attempts, error=error)
+        event = Event(
+            failed,
+            ACTOR,
+            conversation=item.event.conversation if item.event else None,
+            run=item.event.run if item.event else None,
+            cause=item.position,
+        )
+        finish = Disposal("finish", lease_ms=self._lanes.lease_ms)
+        outcome = await self._services.log.append(self.org, Append(events=[event], held=held, disposal=finish))
+        if not isinstance(outcome, Appended):
+            raise LaneLost(f"could not give up {item.position}: {outcome!r}")
+        WORK_ITEMS.labels("none", "failed").inc()
+        return outcome.next_item
+
+    async def _release(self) -> None:
+        assert self.held is not None
+        held = self.held._replace(head=None)
+        await self._services.log.append(self.org, Append(held=held, disposal=RELEASE))
+
+    async def _let_go(self) -> None:
+        """Releases the lane if the log can be reached; otherwise its lease runs out."""
+        try:
+            await self._release()
+        except StoreError as error:
+            self._log.warning("lane not released", error=str(error))
+
+
+def _describe(error: Exception) -> str:
+    """Names the error and its place but not its text, which may quote a person; TryAgain promises not to."""
+    if isinstance(error, TryAgain):
+        return f"TryAgain: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

@@ -1,0 +1,158 @@
+"""One item of a lane in a handler's hands, and what a handler is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+
+from eventstore.errors import StoreError
+from eventstore.lanes import Taken
+from eventstore.log import Append, Appended, Disposal, Duplicate, Fenced, Held, Log, NextItem, Outcome
+from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
+from workers.batch import Batch
+from workers.clients.sms import SmsProvider
+from workers.errors import LaneLost, Overtaken
+from workers.model import Model
+from workers.retry import Policy
+from workers.tool_call import Toolbox
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What handlers work with; built once by the composition root.
+
+    `sms` gives an organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a
+    number that has opted out. `now_ms` is the wall clock.
+    """
+
+    log: Log
+    model: Model
+    tools: Toolbox
+    sms: Callable[[OrgId], SmsProvider | None]
+    accepts_sms: Callable[[OrgId, str], Awaitable[bool]]
+    now_ms: Callable[[], int]
+    new_id: Callable[[], str]
+    reply_deadline_s: float = 120.0
+    tool_deadline_s: float = 18.0
+
+
+class Done(NamedTuple):
+    """What is appended in the step that finishes the item; refused as a whole once `epoch` is over.
+
+    `addresses` tells what the ids of new conversations among the events stand for.
+    """
+
+    events: Sequence[Event] = ()
+    epoch: int | None = None
+    addresses: Mapping[ConversationId, str] | None = None
+
+
+class Work:
+    """An item and the right to append for it. Every append carries the lane's token: once the lane is lost or the
+    item done it raises LaneLost; with an `epoch` that is over it raises Overtaken. Nothing is written then.
+
+    `run`, `cause` and, where a handler names none, the conversation are put on its events here.
+    """
+
+    def __init__(
+        self, services: Services, org: OrgId, held: Held, item: Recorded, body: Body, taken: Taken | NextItem
+    ) -> None:
+        self.services = services
+        self.org = org
+        self.item = item
+        self.body = body
+        self.attempts = taken.attempts if isinstance(taken, Taken) else 1
+        self.epoch = taken.epoch
+        self.holder = taken.holder
+        self._held = held._replace(head=item.position)
+        self._deltas = 0
+
+    @property
+    def log(self) -> Log:
+        return self.services.log
+
+    @property
+    def run(self) -> Position:
+        return self.item.run
+
+    @property
+    def lane(self) -> str:
+        return self._held.lane
+
+    @property
+    def owner(self) -> str:
+        """The worker that holds the lane."""
+        return self._held.owner
+
+    async def append(self, *events: Event, epoch: int | None = None) -> Appended:
+        """Intermediate facts, in one step."""
+        return await self.append_batch(Batch(events), epoch=epoch)
+
+    async def append_batch(self, batch: Batch, *, epoch: int | None = None) -> Appended:
+        outcome = await self._append(self._held, batch, epoch)
+        if isinstance(outcome, Appended):
+            return outcome
+        raise _refusal(outcome)
+
+    async def delta(self, event: Event, *, epoch: int | None = None) -> None:
+        """The next piece of a stream; one call at a time. A repetition after a lost reply is written once."""
+        self._deltas += 1
+        outcome = await self._append(self._held._replace(sequence=self._deltas), Batch([event]), epoch)
+        if not isinstance(outcome, Appended | Duplicate):
+            raise _refusal(outcome)
+
+    async def dispose(self, done: Done, disposal: Disposal) -> NextItem | None:
+        """For the runner: the last events of the item and what becomes of its lane, in one step."""
+        outcome = await self._append(self._held, Batch(done.events, done.addresses), done.epoch, disposal)
+        if isinstance(outcome, Appended):
+            return outcome.next_item
+        raise _refusal(outcome)
+
+    async def _append(self, held: Held, batch: Batch, epoch: int | None, disposal: Disposal | None = None) -> Outcome:
+        return await self.log.append(
+            self.org,
+            Append(
+                events=[stamped(event, self.item) for event in batch.events],
+                conversation=self.item.conversation,
+                epoch=epoch,
+                held=held,
+                disposal=disposal,
+                addresses=dict(batch.addresses or {}),
+            ),
+        )
+
+
+def stamped(event: Event, item: Recorded) -> Event:
+    """The event as part of the item's run."""
+    conversation = event.conversation or item.conversation
+    return msgspec.structs.replace(event, run=item.run, cause=item.position, conversation=conversation)
+
+
+def _refusal(outcome: Outcome) -> Exception:
+    match outcome:
+        case Fenced(why="control", detail=holder):
+            return Overtaken(f"{holder or 'nobody'} speaks now")
+        case Fenced(why=why, detail=detail):
+            return LaneLost(f"fenced by {why}: {detail}")
+    return StoreError(f"unexpected answer to a worker's append: {outcome!r}")
+
+
+class Handler(NamedTuple):
+    """What is done with items of one event type.
+
+    `failed` is the event that ends the item's own story when its policy gives up. `overtaken`, where set, is what is
+    appended instead when a person takes the conversation meanwhile: only such handlers are broken off by that.
+    """
+
+    item: type[Body]
+    handle: Callable[[Work], Awaitable[Done]]
+    policy: Policy
+    failed: Callable[[Work, str], Awaitable[Sequence[Event]]]
+    overtaken: Callable[[Work], Done] | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.item.__struct_config__.tag)
