@@ -1,0 +1,357 @@
+"""The loop: order, fences, takeover, parking, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+import pytest
+
+from eventstore import codec, keys
+from eventstore.errors import StoreUnavailable
+from eventstore.events.custom import Custom
+from eventstore.events.messages import MessageReceived
+from eventstore.events.work import WorkFailed, WorkParked
+from eventstore.lanes import Lanes, Taken
+from eventstore.log import FINISH, Append, Fenced
+from eventstore.schema import ConversationId, Event, Recorded
+from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
+from workers.errors import TryAgain
+from workers.retry import Backoff, Policy
+from workers.work import Done, Handler, Work
+
+AT_ONCE = Backoff(1, 1)
+LATER = Event(Custom(name="custom.late"), "system:test")
+
+
+@pytest.fixture
+async def shop(redis_url: str) -> AsyncIterator[Workshop]:
+    async with workshop(redis_url) as shop:
+        yield shop
+
+
+def text_of(work: Work) -> str:
+    assert isinstance(work.body, MessageReceived)
+    return work.body.text
+
+
+def did(text: str) -> Event:
+    return Event(Custom(name="custom.did", data={"text": text}), "system:test")
+
+
+async def echo(work: Work) -> Done:
+    return Done([did(text_of(work))])
+
+
+async def no_last_words(work: Work, error: str) -> Sequence[Event]:
+    return [Event(Custom(name="custom.gave_up"), "system:test")]
+
+
+def handler(handle: Callable[[Work], Awaitable[Done]], policy: Policy = Policy(3, "fail", AT_ONCE)) -> list[Handler]:  # noqa: B008
+    return [Handler(MessageReceived, handle, policy, no_last_words)]
+
+
+def done(events: list[Recorded], conversation: ConversationId | None = None) -> list[str]:
+    """What `custom.did` events say, in order."""
+    return [
+        body.data["text"]
+        for event in events
+        if event.type == "custom.did" and conversation in (None, event.conversation)
+        if isinstance(body := codec.decode(event), Custom)
+    ]
+
+
+async def test_results_belong_to_the_run_of_their_input(shop: Workshop) -> None:
+    run = await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(echo)):
+        event = await shop.seen.until_type("custom.did")
+    assert (event.run, event.cause, event.conversation) == (run, run, ANN)
+
+
+async def test_order_is_kept_per_lane_while_lanes_run_side_by_side(shop: Workshop) -> None:
+    """More items than a lane may have in a row, so that it also goes to the back of the queue once."""
+    expected = [str(number) for number in range(60)]
+    for text in expected:
+        await shop.say(text, ANN)
+        await shop.say(text, BEN)
+    async with (
+        shop.worker(shop.services(), handlers=handler(echo)),
+        shop.worker(shop.services(), handlers=handler(echo)),
+    ):
+        await shop.seen.until(lambda events: len(done(events)) >= 120)
+    assert done(shop.seen.events, ANN) == expected
+    assert done(shop.seen.events, BEN) == expected
+
+
+async def test_twenty_lanes_are_worked_at_once(shop: Workshop) -> None:
+    together = asyncio.Barrier(20)
+
+    async def meet(work: Work) -> Done:
+        await together.wait()
+        return Done([did(text_of(work))])
+
+    for number in range(20):
+        await shop.say("met", ConversationId(f"conv_{number}"))
+    async with shop.worker(shop.services(), handlers=handler(meet)):
+        await shop.seen.until(lambda events: len(done(events)) == 20)
+
+
+async def test_no_more_lanes_are_taken_than_there_are_places(shop: Workshop) -> None:
+    inside, most = 0, 0
+
+    async def count(work: Work) -> Done:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await work.append(Event(Custom(name="custom.began"), "system:test"))
+        inside -= 1
+        return Done([did(text_of(work))])
+
+    for number in range(12):
+        await shop.say("x", ConversationId(f"conv_{number}"))
+    async with shop.worker(shop.services(), handlers=handler(count), places=3):
+        await shop.seen.until(lambda events: len(done(events)) == 12)
+    assert most <= 3
+
+
+async def test_a_dead_workers_lane_is_taken_up_by_another(shop: Workshop) -> None:
+    attempts: list[int] = []
+    hangs = asyncio.Event()
+
+    async def hang(work: Work) -> Done:
+        attempts.append(work.attempts)
+        await work.append(Event(Custom(name="custom.began"), "system:test"))
+        await hangs.wait()
+        return Done()
+
+    async def finish(work: Work) -> Done:
+        attempts.append(work.attempts)
+        return Done([did(text_of(work))])
+
+    await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(hang)) as first:
+        await shop.seen.until_type("custom.began")
+        await first.crash()
+    async with shop.worker(shop.services(), handlers=handler(finish)):
+        await shop.seen.until(lambda events: done(events) == ["one"])
+    assert attempts == [1, 2]
+
+
+async def test_a_zombie_that_wakes_up_leaves_no_trace(shop: Workshop) -> None:
+    """A worker that lost its lane while it slept: neither its facts nor its deltas nor its end are written."""
+    await shop.say("one")
+    zombie = shop.lanes(lease_ms=1)
+    await zombie.join()
+    [bell] = await zombie.wait(shop.pipe, count=1, block_ms=None)
+    taken = await zombie.take(ACME, bell.lane, bell.entry)
+    assert isinstance(taken, Taken)
+    async with shop.worker(shop.services(), handlers=handler(echo)):
+        await shop.seen.until(lambda events: done(events) == ["one"])
+    before = shop.seen.types
+    for held in (taken.held, taken.held._replace(sequence=1)):
+        late = await shop.log.append(ACME, Append(events=[LATER], held=held, disposal=FINISH))
+        assert isinstance(late, Fenced)
+    await shop.seen.read_all()
+    assert shop.seen.types == before
+
+
+async def test_a_worker_whose_lane_was_taken_is_broken_off(shop: Workshop) -> None:
+    broken_off = asyncio.Event()
+
+    async def hang(work: Work) -> Done:
+        try:
+            await work.append(Event(Custom(name="custom.began"), "system:test"))
+            await asyncio.Event().wait()
+        finally:
+            broken_off.set()
+        return Done([LATER])
+
+    await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(hang)):
+        await shop.seen.until_type("custom.began")
+        thief = Lanes(shop.pipe, "thief", lease_ms=60_000)
+        await _steal(shop, thief)
+        async with asyncio.timeout(5):
+            await broken_off.wait()
+    await shop.seen.read_all()
+    assert "custom.late" not in shop.seen.types
+
+
+async def test_poison_on_one_lane_does_not_hold_up_another(shop: Workshop) -> None:
+    async def choke(work: Work) -> Done:
+        if text_of(work) == "poison":
+            raise RuntimeError("choked on a secret")
+        return Done([did(text_of(work))])
+
+    policy = Policy(2, "park", AT_ONCE)
+    await shop.say("poison", ANN)
+    await shop.say("after the poison", ANN)
+    await shop.say("fine", BEN)
+    async with shop.worker(shop.services(), handlers=handler(choke, policy)):
+        await shop.seen.until(lambda events: done(events, BEN) == ["fine"])
+        await shop.seen.until_type("work.parked")
+    [parked] = shop.seen.bodies(WorkParked)
+    assert (parked.lane, parked.attempts) == (ANN, 2)
+    assert parked.error.startswith("RuntimeError at test_runner.py:")
+    assert "secret" not in parked.error
+    assert done(shop.seen.events, ANN) == []
+
+
+async def test_parked_work_goes_on_in_order_once_redriven(shop: Workshop) -> None:
+    cured = False
+
+    async def choke(work: Work) -> Done:
+        if not cured:
+            raise RuntimeError
+        return Done([did(text_of(work))])
+
+    await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(choke, Policy(1, "park", AT_ONCE))):
+        await shop.seen.until_type("work.parked")
+        await shop.say("two")
+        assert list(await shop.lanes().parked(ACME)) == [ANN]
+        cured = True
+        assert await shop.lanes().redrive(ACME, ANN)
+        await shop.seen.until(lambda events: done(events) == ["one", "two"])
+
+
+async def test_work_that_fails_for_good_is_recorded_and_the_lane_goes_on(shop: Workshop) -> None:
+    async def choke(work: Work) -> Done:
+        if text_of(work) == "poison":
+            raise TryAgain("not today")
+        return Done([did(text_of(work))])
+
+    await shop.say("poison")
+    await shop.say("next")
+    async with shop.worker(shop.services(), handlers=handler(choke)):
+        await shop.seen.until(lambda events: done(events) == ["next"])
+    assert shop.seen.types[2:] == ["custom.gave_up", "work.failed", "custom.did"]
+    [failed] = shop.seen.bodies(WorkFailed)
+    assert (failed.attempts, failed.error) == (3, "TryAgain: not today")
+
+
+async def test_an_item_that_kills_its_workers_is_given_up(shop: Workshop) -> None:
+    """Crashes count as attempts, because an attempt counts when it begins."""
+    policy = Policy(2, "fail", AT_ONCE)
+
+    async def kill(work: Work) -> Done:
+        await work.append(Event(Custom(name="custom.began"), "system:test"))
+        await asyncio.Event().wait()
+        return Done()
+
+    await shop.say("deadly")
+    for crash in (1, 2):
+        async with shop.worker(shop.services(), handlers=handler(kill, policy)) as worker:
+            await shop.seen.until_type("custom.began", crash)
+            await worker.crash()
+    async with shop.worker(shop.services(), handlers=handler(kill, policy)):
+        await shop.seen.until_type("work.failed")
+    assert shop.seen.types.count("custom.began") == 2
+
+
+async def test_an_item_that_nothing_handles_is_recorded_and_the_lane_goes_on(shop: Workshop) -> None:
+    await shop.put(Event(Custom(name="custom.mystery"), "customer", ANN, lane=ANN))
+    await shop.say("next")
+    async with shop.worker(shop.services(), handlers=handler(echo)):
+        await shop.seen.until(lambda events: done(events) == ["next"])
+    assert "custom.mystery" in shop.seen.bodies(WorkFailed)[0].error
+
+
+async def test_an_item_that_the_log_no_longer_holds_is_given_up(shop: Workshop) -> None:
+    at = await shop.say("trimmed away")
+    await shop.say("next")
+    await _trim(shop, str(at))
+    async with shop.worker(shop.services(), handlers=handler(echo)):
+        await shop.seen.until(lambda events: done(events) == ["next"])
+    assert shop.seen.bodies(WorkFailed)[0].item == str(at)
+
+
+async def test_a_stopping_worker_hands_its_lanes_to_the_next_at_once(shop: Workshop) -> None:
+    """Long before a lease of a minute is over, and without counting an attempt."""
+    attempts: list[int] = []
+
+    async def hang(work: Work) -> Done:
+        await work.append(Event(Custom(name="custom.began"), "system:test"))
+        await asyncio.Event().wait()
+        return Done()
+
+    async def finish(work: Work) -> Done:
+        attempts.append(work.attempts)
+        return Done([did(text_of(work))])
+
+    await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(hang), lease_ms=60_000) as first:
+        await shop.seen.until_type("custom.began")
+        await first.stop()
+    async with shop.worker(shop.services(), handlers=handler(finish)):
+        await shop.seen.until(lambda events: done(events) == ["one"])
+    assert attempts == [1]
+
+
+async def test_a_stopping_worker_lets_a_handler_finish(shop: Workshop) -> None:
+    gate = asyncio.Event()
+
+    async def slow(work: Work) -> Done:
+        await work.append(Event(Custom(name="custom.began"), "system:test"))
+        await gate.wait()
+        return Done([did(text_of(work))])
+
+    await shop.say("one")
+    await shop.say("two")
+    async with shop.worker(shop.services(), handlers=handler(slow)) as worker:
+        await shop.seen.until_type("custom.began")
+        stopping = asyncio.create_task(worker.stop())
+        await asyncio.sleep(0)
+        gate.set()
+        await stopping
+    await shop.seen.read_all()
+    assert done(shop.seen.events) == ["one"]
+
+
+@pytest.fixture
+def fragile_server() -> Iterator[RedisServer]:
+    binary = fastest_binary()
+    if binary is None:
+        pytest.skip("no redis-server on this machine")
+    server = RedisServer(binary, appendonly=True).start()
+    yield server
+    server.stop()
+
+
+async def test_losing_redis_costs_time_only(fragile_server: RedisServer) -> None:
+    async with workshop(fragile_server.url) as shop:
+        gate = asyncio.Event()
+
+        async def slow(work: Work) -> Done:
+            await work.append(Event(Custom(name="custom.began"), "system:test"))
+            await gate.wait()
+            return Done([did(text_of(work))])
+
+        await shop.say("one")
+        async with shop.worker(shop.services(), handlers=handler(slow)):
+            await shop.seen.until_type("custom.began")
+            fragile_server.restart()
+            gate.set()
+            await _persist(lambda: shop.say("two"))
+            await _persist(lambda: shop.seen.until(lambda events: done(events) == ["one", "two"]))
+
+
+async def _persist(attempt: Callable[[], Awaitable[object]]) -> None:
+    for _ in range(100):
+        try:
+            await attempt()
+            return
+        except StoreUnavailable:
+            continue
+    raise AssertionError("Redis did not come back")
+
+
+async def _steal(shop: Workshop, thief: Lanes) -> None:
+    """Takes a lane as if its lease had run out."""
+    await shop.pipe.call("HSET", keys.of(ACME).lane(ANN)[0], "x", 0)
+    assert isinstance(await thief.take(ACME, ANN), Taken)
+
+
+async def _trim(shop: Workshop, position: str) -> None:
+    await shop.pipe.call("XDEL", keys.of(ACME).log, position)

@@ -1,0 +1,194 @@
+"""Workers over a real Redis, with models and tools that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from eventstore import keys
+from eventstore.connection import Pipe, pool_for
+from eventstore.events.control import ControlReleased, ControlTaken
+from eventstore.events.messages import Channel, MessageReceived
+from eventstore.lanes import LANES, Lanes
+from eventstore.log import APPEND, Append, Appended, Control, Log
+from eventstore.schema import ConversationId, Event, OrgId, Position
+from tests.support.watching import Watcher
+from workers.clients.sms import SmsProvider
+from workers.handlers import HANDLERS
+from workers.model import Model, ModelRequest, StepDone, TextDelta, ToolSpec
+from workers.offline import OfflineModel
+from workers.runner import Pace, Runner
+from workers.tool_call import Answered, Call, Refusal
+from workers.work import Handler, Services
+
+ACME = OrgId("acme")
+ANN = ConversationId("conv_ann")
+BEN = ConversationId("conv_ben")
+ANNS_NUMBER = "+14155552671"
+OUR_NUMBER = "+14155550100"
+
+LEASE_MS = 300
+FAST = Pace(block_s=0.05, sweep_s=0.02, renew_s=0.03, beat_s=1.0, grace_s=0.2)
+
+Gate = asyncio.Event
+Piece = TextDelta | StepDone | Exception | Gate
+Tool = Callable[[Call], Awaitable[Answered]]
+
+
+class ScriptedModel:
+    """Each call plays the next script: pieces are given out, exceptions raised, gates waited at."""
+
+    name = "scripted"
+
+    def __init__(self, *scripts: Sequence[Piece]) -> None:
+        self.requests: list[ModelRequest] = []
+        self._scripts = list(scripts)
+
+    async def stream(self, request: ModelRequest) -> AsyncGenerator[TextDelta | StepDone]:
+        self.requests.append(request)
+        for piece in self._scripts.pop(0):
+            if isinstance(piece, Exception):
+                raise piece
+            if isinstance(piece, Gate):
+                await piece.wait()
+            else:
+                yield piece
+
+
+def says(*words: str) -> list[Piece]:
+    """A whole answer, word by word."""
+    return [*(TextDelta(word) for word in words), StepDone("".join(words))]
+
+
+class Bench:
+    """A toolbox of plain functions; `called` has every call that began."""
+
+    def __init__(self, **tools: Tool) -> None:
+        self.called: list[Call] = []
+        self._tools = tools
+
+    @property
+    def specs(self) -> list[ToolSpec]:
+        return [ToolSpec(name, name, {"type": "object"}) for name in self._tools]
+
+    async def run(self, call: Call) -> Answered:
+        self.called.append(call)
+        if call.tool not in self._tools:
+            raise Refusal("NOT_FOUND", f"there is no tool {call.tool}", 404)
+        return await self._tools[call.tool](call)
+
+
+class Workshop:
+    """One Redis, one organization, any number of workers."""
+
+    def __init__(self, redis_url: str, pipe: Pipe, watcher: Watcher) -> None:
+        self.redis_url = redis_url
+        self.log = Log(pipe)
+        self.seen = watcher
+        self.pipe = pipe
+        self.opted_out: set[str] = set()
+        self._owners = itertools.count(1)
+        self._ids = itertools.count(1)
+
+    def services(
+        self,
+        *,
+        model: Model | None = None,
+        tools: Bench | None = None,
+        sms: SmsProvider | None = None,
+        **options: Any,
+    ) -> Services:
+        return Services(
+            log=self.log,
+            model=model or OfflineModel(),
+            tools=tools or Bench(),
+            sms=lambda org: sms,
+            accepts_sms=self._accepts_sms,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            new_id=lambda: f"id-{next(self._ids)}",
+            **options,
+        )
+
+    def lanes(self, *, lease_ms: int = LEASE_MS) -> Lanes:
+        return Lanes(self.pipe, f"worker-{next(self._owners)}", lease_ms=lease_ms, shards=[keys.shard_of(ACME)])
+
+    @asynccontextmanager
+    async def worker(
+        self, services: Services, *, handlers: Sequence[Handler] = HANDLERS, places: int = 64, lease_ms: int = LEASE_MS
+    ) -> AsyncIterator[Worker]:
+        """A worker at work; it is stopped at the end, unless it crashed before."""
+        blocking = Pipe(pool_for(self.redis_url))
+        lanes = self.lanes(lease_ms=lease_ms)
+        runner = Runner(services, lanes, blocking, handlers=handlers, places=places, shards=1, pace=FAST)
+        worker = Worker(runner)
+        try:
+            yield worker
+        finally:
+            await worker.stop()
+            await blocking.close()
+
+    async def say(
+        self, text: str, conversation: ConversationId = ANN, *, channel: Channel = "chat", **fields: Any
+    ) -> Position:
+        """A customer's message, as an edge appends it."""
+        message = MessageReceived(
+            message_id=f"in-{next(self._ids)}",
+            channel=channel,
+            text=text,
+            sender=fields.pop("sender", ANNS_NUMBER),
+            to=fields.pop("to", OUR_NUMBER),
+            **fields,
+        )
+        return await self.put(Event(message, "customer", conversation, lane=conversation))
+
+    async def put(self, *events: Event) -> Position:
+        return (await self._written(Append(events=events))).positions[0]
+
+    async def take_control(self, conversation: ConversationId = ANN) -> Position:
+        taken = Event(ControlTaken(agent="7"), "agent:7", conversation)
+        return (await self._written(Append(events=[taken], control=Control("take", "7")))).positions[0]
+
+    async def release_control(self, conversation: ConversationId = ANN) -> Position:
+        left = Event(ControlReleased(agent="7"), "agent:7", conversation, lane=conversation)
+        return (await self._written(Append(events=[left], control=Control("release", "7")))).positions[0]
+
+    async def _accepts_sms(self, org: OrgId, phone: str) -> bool:
+        return phone not in self.opted_out
+
+    async def _written(self, request: Append) -> Appended:
+        outcome = await self.log.append(ACME, request)
+        assert isinstance(outcome, Appended), outcome
+        return outcome
+
+
+class Worker:
+    """A running runner. `crash` ends it as kill -9 does: nothing is tidied up on the log."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._task = asyncio.create_task(runner.run())
+
+    async def stop(self) -> None:
+        """As on SIGTERM; returns when the worker has ended."""
+        self._runner.stop()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def crash(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+@asynccontextmanager
+async def workshop(redis_url: str) -> AsyncIterator[Workshop]:
+    pipe, watcher = Pipe(pool_for(redis_url), (APPEND, LANES)), Watcher(redis_url, ACME)
+    try:
+        yield Workshop(redis_url, pipe, watcher)
+    finally:
+        await watcher.close()
+        await pipe.close()

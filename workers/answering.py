@@ -1,0 +1,42 @@
+"""What all work that ends in an answer has in common: its deadline, its policy, and how it ends without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal
+
+from eventstore.events.messages import MessageReceived
+from eventstore.events.replies import ReplyCancelled, ReplyDeferred, ReplyFailed
+from eventstore.schema import Event, Position
+from workers.answer import Answer
+from workers.retry import Backoff, Policy
+from workers.work import Done, Work
+
+POLICY = Policy(max_attempts=5, on_exhausted="fail", backoff=Backoff(500, 20_000))
+DEFAULT_ASSISTANT = "assistant"
+ACTOR = "system:worker"
+
+
+async def answer(work: Work, question: MessageReceived, until: Position) -> Done:
+    """One attempt. The deadline counts anew for each: a worker that was down for long still answers afterwards."""
+    deadline_s = work.services.reply_deadline_s
+    try:
+        async with asyncio.timeout(deadline_s) as deadline:
+            return await Answer(work, question, question.assistant or DEFAULT_ASSISTANT).give(until)
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
+
+
+def deferred(reason: Literal["control", "covered", "keyword"], by: Position | None = None) -> Done:
+    return Done([Event(ReplyDeferred(reason=reason, by=str(by) if by else None), ACTOR)])
+
+
+def overtaken(work: Work) -> Done:
+    return Done([Event(ReplyCancelled(reason="control"), ACTOR)])
+
+
+async def failed(work: Work, error: str) -> Sequence[Event]:
+    return [Event(ReplyFailed(code="FAILED", detail="the assistant could not answer"), ACTOR)]

@@ -1,0 +1,117 @@
+"""Text messages by Twilio. The SDK repeats nothing and times nothing out here: both are ours to decide.
+
+https://www.twilio.com/docs/messaging/api/message-resource; creating a message takes no idempotency key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+
+from workers.clients.sms import Fate, NotSent, Outgoing, Refused, Sent, Unknown
+
+TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+LISTED = 100
+"""Messages between two numbers that are looked through for one that may have left."""
+CLOCK_MARGIN_MS = 60_000
+"""Twilio dates to the second, by its own clock."""
+TOO_MANY_REQUESTS = 429
+
+
+class TwilioAccount(NamedTuple):
+    """`base_url` points the client at a stand-in; `public_base_url` is where status reports can reach us."""
+
+    sid: str
+    token: str
+    from_number: str
+    base_url: str | None = None
+    public_base_url: str | None = None
+
+
+class Twilio:
+    """One account. Made anywhere, used and closed inside one event loop."""
+
+    def __init__(self, account: TwilioAccount, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._account = account
+        self._timeout_s = timeout_s
+        self._client: Any = None
+
+    async def send(self, message: Outgoing) -> Fate:
+        fields: dict[str, str] = {"to": message.to, "from_": self._from(message), "body": message.text}
+        if self._account.public_base_url:
+            path = f"/api/webhooks/twilio/sms/status?intent={quote(message.intent_id, safe='')}"
+            fields["status_callback"] = self._account.public_base_url.rstrip("/") + path
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                created = await self._messages().create_async(**fields)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return _unanswered(error)
+        except _twilio_error() as error:
+            return _refused(error)
+        return Sent(str(created.sid), str(created.status or "queued"))
+
+    async def find(self, message: Outgoing, *, since_ms: int, known: frozenset[str]) -> Sent | Unknown | None:
+        """Listed without `date_sent_after`: a message that is still queued has no such date and would be missed."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                listed = await self._messages().list_async(to=message.to, from_=self._from(message), limit=LISTED)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return Unknown(type(error).__name__)
+        except _twilio_error() as error:
+            return Unknown(f"HTTP {getattr(error, 'status', '')}")
+        earliest_ms = since_ms - CLOCK_MARGIN_MS
+        for entry in listed:
+            if entry.body == message.text and entry.sid not in known and _ms(entry.date_created) >= earliest_ms:
+                return Sent(str(entry.sid), str(entry.status or "queued"))
+        return None
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await client.http_client.close()
+
+    def _from(self, message: Outgoing) -> str:
+        return message.from_number or self._account.from_number
+
+    def _messages(self) -> Any:
+        if self._client is None:
+            from twilio.rest import Client  # takes 0.2 s that a start can do without
+
+            from workers.clients.twilio_http import HttpClient
+
+            self._client = Client(self._account.sid, self._account.token, http_client=HttpClient())
+            if self._account.base_url:
+                self._client.api.base_url = self._account.base_url.rstrip("/")
+        return self._client.messages
+
+
+def _twilio_error() -> type[Exception]:
+    from twilio.base.exceptions import TwilioException
+
+    error: type[Exception] = TwilioException
+    return error
+
+
+def _unanswered(error: Exception) -> NotSent | Unknown:
+    """Only where no connection came about is it certain that nothing left."""
+    name = type(error).__name__
+    return NotSent(name) if isinstance(error, aiohttp.ClientConnectorError) else Unknown(name)
+
+
+def _refused(error: Exception) -> Fate:
+    status, code = int(getattr(error, "status", 0) or 0), getattr(error, "code", None)
+    if status == TOO_MANY_REQUESTS:
+        return NotSent(f"Twilio {code}")
+    if 400 <= status < 500:
+        return Refused(str(code or status), status)
+    return Unknown(f"HTTP {status}")
+
+
+def _ms(date: datetime | None) -> int:
+    return int(date.timestamp() * 1_000) if date else 0

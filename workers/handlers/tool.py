@@ -1,0 +1,43 @@
+"""Runs a tool that was called from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventstore.events.tools import ToolFailed, ToolRequested, ToolStarted
+from eventstore.schema import Event
+from workers.retry import Backoff, Policy
+from workers.tool_call import Call, answer, timed_out
+from workers.work import Done, Handler, Work
+
+POLICY = Policy(max_attempts=3, on_exhausted="fail", backoff=Backoff(200, 2_000))
+
+
+async def handle(work: Work) -> Done:
+    """The deadline counts from the request's own time, measured by the log's clock alone: workers' clocks differ."""
+    request = work.body
+    assert isinstance(request, ToolRequested)
+    call = Call(work.org, work.item, request.tool, request.arguments, request.call_id)
+    mark = ToolStarted(tool=request.tool, attempt=work.attempts, call_id=request.call_id)
+    started = await work.append(Event(mark, f"tool:{request.tool}"))
+    left_s = request.deadline_s - (started.positions[0].ms - work.item.position.ms) / 1_000
+    if left_s <= 0:
+        return Done([timed_out(call)])
+    batch = await answer(work.services.tools, call, left_s)
+    return Done(batch.events, addresses=batch.addresses)
+
+
+async def failed(work: Work, error: str) -> Sequence[Event]:
+    request = work.body
+    assert isinstance(request, ToolRequested)
+    failure = ToolFailed(
+        tool=request.tool,
+        code="INTERNAL",
+        status=500,
+        call_id=request.call_id,
+        error=f"{request.tool} failed",
+    )
+    return [Event(failure, f"tool:{request.tool}")]
+
+
+HANDLER = Handler(ToolRequested, handle, POLICY, failed)
