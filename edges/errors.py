@@ -29,6 +29,7 @@ POSITION = web.RequestKey("position", Position)
 
 STORE_RETRY_S = 1
 COME_BACK_MS = (15_000, 30_000)
+LOG_BACK_MS = (1_000, 3_000)
 
 PASSING = (
     "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY",
@@ -181,7 +182,12 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         try:
             response = await handler(request)
         except ComeBackLater:
-            response = await _come_back_later(request)
+            response = await _come_back_later(request, COME_BACK_MS)
+        except StoreUnavailable as error:
+            if request.writer.output_size == 0 and _is_subscription(request):
+                response = await _come_back_later(request, LOG_BACK_MS)
+            else:
+                response = _answer(request, error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -198,6 +204,13 @@ def route_of(request: web.Request) -> str:
     """The route's template: what it stands for differs per request, and labels must be few."""
     resource = request.match_info.route.resource
     return resource.canonical if resource is not None else "unmatched"
+
+
+def _is_subscription(request: web.Request) -> bool:
+    """An EventSource that returns, or one on a route that starts no work: a 503 would end it for good."""
+    if request.method != "GET" or "text/event-stream" not in request.headers.get("Accept", ""):
+        return False
+    return "Last-Event-ID" in request.headers or (request.path.startswith("/v1/") and request.path.endswith("/stream"))
 
 
 def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
@@ -243,10 +256,10 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
     return ApiError(error.status, code, error.reason)
 
 
-async def _come_back_later(request: web.Request) -> web.StreamResponse:
+async def _come_back_later(request: web.Request, after_ms: tuple[int, int]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": SSE_TYPE, "Cache-Control": "no-cache, no-transform"})
     await response.prepare(request)
-    await response.write(retry(*COME_BACK_MS))
+    await response.write(retry(*after_ms))
     if request.transport is not None:
         request.transport.close()  # sends what is buffered; without a last chunk the body counts as cut
     return response

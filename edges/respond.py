@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from edges.resume import Gap, Start, gap_from_start
 from edges.ring import Entry
 from edges.tail import TAILER
 from edges.wire import HEARTBEAT_S, SSE, Frame, retry
+from eventstore.errors import StoreUnavailable
 from eventstore.log import PAGE, Log
 from eventstore.schema import ConversationId, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
@@ -126,8 +127,9 @@ async def _woken(wake: asyncio.Future[None], plan: Plan) -> None:
     if plan.alive is None:
         return await wake
     while not (await asyncio.wait((wake,), timeout=HEARTBEAT_S))[0]:
-        if not await plan.alive():
-            raise StreamCut
+        with suppress(StoreUnavailable):  # nobody can say who is alive; the tailer waits for the log too
+            if not await plan.alive():
+                raise StreamCut
 
 
 async def _catch_up(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> bool:
