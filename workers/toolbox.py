@@ -38,7 +38,7 @@ class CrmToolbox:
             outcome = await tools.run(call.tool, call.arguments, await self._context(call), self._region)
         except ToolError as error:
             raise Refusal(error.code, error.message, error.status) from error
-        return Answered(outcome.data, outcome.events)
+        return Answered(outcome.data, outcome.events, outcome.addresses)
 
     async def _context(self, call: Call) -> ToolContext:
         """`now` is the time of the request by the log's clock, the same on every attempt."""

@@ -214,7 +214,9 @@ async def test_the_toolbox_runs_a_call_in_its_run(store: Store, crm: EmbeddedCrm
     assert [spec.name for spec in box.specs] == [spec.name for spec in TOOL_SPECS]
 
     answered = await box.run(Call(ACME, item, "send_sms", {"phone": "+1234567890", "message": "Hi"}, "x"))
-    assert answered.events[0].conversation == conversation_id(organization.pepper, "tel:+1234567890")
+    conversation = conversation_id(organization.pepper, "tel:+1234567890")
+    assert answered.events[0].conversation == conversation
+    assert answered.addresses == {conversation: "tel:+1234567890"}
     assert answered.data["messageId"] == id_factory(ACME, item.run, "x")("msg")
     with pytest.raises(Refusal, match="Contact not found"):
         await box.run(Call(ACME, item, "get_contact_by_phone", {"phone": "+19995550000"}))
