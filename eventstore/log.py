@@ -209,6 +209,8 @@ class Log:
             raise ValueError("control and an expected version need a conversation")
         if disposal is not None and held is None:
             raise ValueError(f"only a held lane can {disposal.kind}")
+        if idempotency is not None and idempotency.ttl_ms <= 0:
+            raise ValueError(f"an idempotency key must be kept for some time, not {idempotency.ttl_ms} ms")
         idempotency_key = own.idempotency(idempotency.key) if idempotency else own.meta
         names = [own.log, own.tok, own.meta, own.bell, own.work, own.delay, own.alias, own.parked, idempotency_key]
         for name in conversations:
