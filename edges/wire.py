@@ -56,13 +56,17 @@ def _encode_ndjson(frames: Sequence[Frame], position: str | None) -> bytes:
     return b"".join(ndjson(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
 
 
-SSE = Wire("sse", SSE_TYPE, _encode_sse, b": hb\n\n")
+# A comment ends with its line. A blank line after it would make httpx-sse hand out an empty event.
+SSE = Wire("sse", SSE_TYPE, _encode_sse, b": hb\n")
 NDJSON = Wire("ndjson", NDJSON_TYPE, _encode_ndjson, b'{"type":"heartbeat"}\n')
 
 
 def retry(low_ms: int = 1_000, high_ms: int = 3_000) -> bytes:
-    """How long an EventSource waits before it reconnects; spread, so that clients do not return together."""
-    return b"retry: %d\n\n" % random.randint(low_ms, high_ms)
+    """How long an EventSource waits before it reconnects; spread, so that clients do not return together.
+
+    A line of the event that follows, not a block of its own: httpx-sse would take that for an empty event.
+    """
+    return b"retry: %d\n" % random.randint(low_ms, high_ms)
 
 
 def http_chunk(payload: bytes) -> bytes:

@@ -43,42 +43,55 @@ class Command:
     """One `trunkline` command, in a directory of its own (so that no `.env` is found); its stderr is kept."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        self._stderr = tempfile.TemporaryFile()
+        handle, self._stderr = tempfile.mkstemp(prefix="tl-stderr-")
+        self._rest = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "trunkline", *arguments],
             env=environment(env or {}),
             cwd=cwd or tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=handle,
         )
+        os.close(handle)
+
+    def line(self) -> bytes:
+        """The next line of stdout; empty at its end."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
 
     def wait(self, timeout_s: float = STOP_S) -> int:
-        return self.process.wait(timeout_s)
+        """Its exit code, once it has ended by itself."""
+        assert self.process.stdout is not None
+        code = self.process.wait(timeout_s)
+        if not self.process.stdout.closed:
+            self._rest = self.process.stdout.read().decode()
+            self.process.stdout.close()
+        return code
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
+        try:
             return self.wait()
+        except subprocess.TimeoutExpired:
+            return self.kill()
+
+    def kill(self) -> int:
+        """kill -9."""
         self.process.kill()
         return self.wait()
 
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-
     @property
     def stderr(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read().decode()
+        return Path(self._stderr).read_text()
 
     @property
     def stdout(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.read().decode()
+        """What had not been read by `line` when it ended."""
+        return self._rest
 
 
 class Up(Command):
@@ -90,8 +103,7 @@ class Up(Command):
         self.url: str = self.facts["url"]
 
     def _announced(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self.line()
         if not line:
             raise AssertionError(f"`trunkline up` ended with {self.wait()}: {self.stderr}")
         facts: dict[str, Any] = json.loads(line)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,4 +91,4 @@ def ids(shown: list[Event]) -> list[str]:
 def in_order(positions: list[str]) -> bool:
     """Strictly rising as numbers: nothing misordered, nothing twice."""
     parsed = [Position.parse(position) for position in positions]
-    return all(earlier < later for earlier, later in zip(parsed, parsed[1:], strict=False))
+    return all(earlier < later for earlier, later in pairwise(parsed))
