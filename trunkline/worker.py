@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import secrets
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+from eventstore.connection import Pipe, pool_for
+from eventstore.errors import StoreError
+from eventstore.lanes import ALL_SHARDS, LANES, Lanes
+from eventstore.log import APPEND, Log
+from eventstore.organizations import Organizations
+from eventstore.presence import Presence
+from eventstore.read_models import ADVANCE, FLIP, ReadModels
+from eventstore.schema import OrgId
+from projections.engine import Engine
+from trunkline import logging
+from trunkline.demo import DEMO
 from trunkline.errors import StartError
+from trunkline.process import run_until_signalled
+from trunkline.settings import Settings, load_settings
+from trunkline.store import connected, store_url
+from trunkline.worker_health import serving_health
+from workers.clients.twilio import Twilio, TwilioAccount
+from workers.crm import EmbeddedCrm, Location, seed_demo
+from workers.offline import OfflineModel
+from workers.runner import Runner
+from workers.toolbox import CrmToolbox
+from workers.work import Services
+
+SCRIPTS = (APPEND, LANES, ADVANCE, FLIP)
+BLOCKING_TIMEOUT_S = 5.0
+"""Well above the second that a read for doorbells blocks."""
+OFFLINE = "offline"
 
 
 class WorkerOptions(NamedTuple):
@@ -20,4 +54,93 @@ def run_worker(options: WorkerOptions) -> int:
 
     Beats in `Presence` under an owner that is new at every start, as soon as it takes work: `up` waits for that.
     """
-    raise StartError(f"`trunkline worker` is not composed yet (asked for {options})")
+    settings = load_settings(redis_url=options.redis_url)
+    logging.configure()
+    return run_until_signalled(_work(settings, options))
+
+
+async def _work(settings: Settings, options: WorkerOptions) -> None:
+    url = store_url(settings)
+    async with connected(url), AsyncExitStack() as stack:
+        pipe = await stack.enter_async_context(_pipe(url))
+        blocking = await stack.enter_async_context(_pipe(url, timeout_s=BLOCKING_TIMEOUT_S))
+        twilio = await stack.enter_async_context(_twilio(settings))
+        services = await compose(settings, pipe, twilio)
+        shards = options.shards or ALL_SHARDS
+        lanes = Lanes(pipe, owner_name(), shards=shards)
+        runner = Runner(services, lanes, blocking, shards=len(shards), presence=Presence(pipe))
+        if options.metrics_port is not None:
+            await stack.enter_async_context(serving_health(services.log, Presence(pipe), options.metrics_port))
+        await _until_cancelled(runner)
+
+
+async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Services:
+    """Everything handlers work with. One Twilio account and one model serve all organizations of an installation."""
+    log, organizations = Log(pipe), Organizations(pipe)
+    crm = EmbeddedCrm(log, Engine(log, ReadModels(pipe)), lambda org: _location(settings, org))
+    try:
+        if await organizations.get(DEMO) is not None:
+            await seed_demo(log, DEMO)
+    except StoreError as error:
+        raise StartError(f"the demo contacts could not be made: {error}") from error
+    return Services(
+        log=log,
+        model=_model(settings),
+        tools=CrmToolbox(log, crm, organizations),
+        sms=lambda org: twilio,
+        accepts_sms=crm.accepts_sms,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        new_id=lambda: str(uuid.uuid4()),
+    )
+
+
+def owner_name() -> str:
+    """New at every start: a lane's owner must never be mistaken for a process that had its id before."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+async def _until_cancelled(runner: Runner) -> None:
+    """The signal that ends a worker cancels it; the runner then drains before the connections go."""
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(runner.run(), name="runner")
+        try:
+            await asyncio.wait([working])
+        except asyncio.CancelledError:
+            runner.stop()
+            await asyncio.wait([working])
+            raise
+
+
+@asynccontextmanager
+async def _pipe(url: str, timeout_s: float = 2.0) -> AsyncIterator[Pipe]:
+    pipe = Pipe(pool_for(url), SCRIPTS, timeout_s=timeout_s)
+    try:
+        yield pipe
+    finally:
+        await pipe.close()
+
+
+@asynccontextmanager
+async def _twilio(settings: Settings) -> AsyncIterator[Twilio | None]:
+    sid, token, number = settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_phone_number
+    if not sid or token is None:
+        yield None
+        return
+    if not number:
+        raise StartError("TWILIO_PHONE_NUMBER is missing: TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are set")
+    account = TwilioAccount(sid, token.get_secret_value(), number, settings.twilio_base_url, settings.public_base_url)
+    twilio = Twilio(account)
+    try:
+        yield twilio
+    finally:
+        await twilio.close()
+
+
+def _model(settings: Settings) -> OfflineModel:
+    if settings.model not in (None, OFFLINE):
+        raise StartError(f"TRUNKLINE_MODEL is {settings.model!r}: this version only has {OFFLINE!r}")
+    return OfflineModel(settings.offline_delay_ms)
+
+
+def _location(settings: Settings, org: OrgId) -> Location:
+    return Location(org, settings.default_organization_name if org == DEMO else org)
