@@ -17,6 +17,7 @@ from edges.runs import ANSWER_GRACE_S, RunRequest, begin, outcome
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events.tools import ToolCompleted, ToolFailed
+from eventstore.log import fingerprint
 from eventstore.schema import Position
 
 MAX_CALLS = 32
@@ -53,9 +54,9 @@ async def _result(request: web.Request, caller: Caller, call: Call) -> dict[str,
 def _wanted(call: Call) -> RunRequest:
     if not isinstance(call.arguments, dict):
         raise ApiError(422, "INVALID_ARGUMENTS", f"arguments of {call.name}: expected an object")
-    return requested(
-        spec_of(call.name), call.arguments, source="ai", call_id=None, key=f"vapi:{call.id}" if call.id else None
-    )
+    canonical = msgspec.json.encode(call.arguments, order="sorted")
+    key = f"vapi:{fingerprint(call.id, call.name, canonical)}" if call.id else None
+    return requested(spec_of(call.name), call.arguments, source="ai", key=key)
 
 
 async def _text(request: web.Request, caller: Caller, run: Position, wanted: RunRequest) -> dict[str, str]:

@@ -101,6 +101,6 @@ def _announce(demo: Demo, url: str, redis_url: str, as_json: bool) -> None:
         print(json.dumps(facts), flush=True)
         return
     print("\nTrunkline is up. Ctrl-C stops it.\n")
-    for name in ("url", "organization", "api_key", "console"):
+    for name in ("url", "organization", "api_key"):
         print(f"  {name.replace('_', ' '):<14}{facts[name]}")
     print(flush=True)

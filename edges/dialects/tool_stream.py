@@ -195,7 +195,7 @@ async def tools(request: web.Request) -> web.Response:
             "name": spec.name,
             "description": spec.description,
             "effect": spec.effect,
-            "parameters": spec.arguments.model_json_schema(),
+            "parameters": spec.schema,
         }
         for spec in TOOL_SPECS
     ]
