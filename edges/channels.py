@@ -80,9 +80,12 @@ class Format(NamedTuple):
 
 
 class Subscriber:
-    """One open stream. `wake` is done when its handler has something to do; `position` counts only when not live."""
+    """One open stream. `wake` is done when its handler has something to do; `position` counts only when not live.
 
-    __slots__ = ("ended", "gap", "position", "protocol", "transport", "wake")
+    `prefix` waits for the first bytes from the log, and leaves in one write with them.
+    """
+
+    __slots__ = ("ended", "gap", "position", "prefix", "protocol", "transport", "wake")
 
     def __init__(self, request: web.Request, position: Position) -> None:
         transport = request.transport
@@ -91,6 +94,7 @@ class Subscriber:
         self.transport = transport
         self.protocol = request.protocol
         self.position = position
+        self.prefix = b""
         self.ended = False
         self.gap = False
         self.wake: asyncio.Future[None] | None = None

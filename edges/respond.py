@@ -23,7 +23,7 @@ from edges.tail import TAILER
 from edges.wire import HEARTBEAT_S, SSE, Frame, retry
 from eventstore.errors import StoreUnavailable
 from eventstore.log import PAGE, Log
-from eventstore.schema import ConversationId, Position, Recorded
+from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
 STALL_S = 60.0
@@ -34,9 +34,8 @@ REACH_S = 5.0
 
 
 class Plan(NamedTuple):
-    """What one stream shows. `opening` goes out first, before anything from the log.
-
-    `alive` is asked while nothing comes: when it says that nobody will ever answer, the stream breaks off.
+    """What one stream shows. `opening` goes out first, before anything from the log, and together with the
+    first of it: `begins` is an event that must be in the first write. `alive` is asked while nothing comes: when it says that nobody will ever answer, the stream breaks off.
     """
 
     caller: Caller
@@ -44,6 +43,7 @@ class Plan(NamedTuple):
     format: Format
     start: Start
     opening: bytes = b""
+    begins: Position = ORIGIN
     alive: Callable[[], Awaitable[bool]] | None = None
     headers: dict[str, str] = {}  # noqa: RUF012 - never written to
 
@@ -71,8 +71,8 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
                 opening = retry() if plan.format.wire is SSE else b""
                 if plan.start.gap is not None:
                     opening += _gap_bytes(plan, plan.start.gap)
-                await _send(request, subscriber, plan.format.packed(opening + plan.opening))
-                await _reached(audience, subscriber)
+                subscriber.prefix = opening + plan.opening
+                await _reached(audience, max(subscriber.position, plan.begins))
                 await _follow(request, log, audience, subscriber, plan)
                 await response.write_eof()
             except StreamCut:
@@ -90,13 +90,11 @@ def _counted(dialect: str, wire: str) -> Iterator[None]:
         gauge.dec()
 
 
-async def _reached(audience: Audience, subscriber: Subscriber) -> None:
-    """A client may have been shown more by another process than this one's tailer has seen yet."""
-    try:
+async def _reached(audience: Audience, position: Position) -> None:
+    """A client may have been shown more by another process, or have appended more, than this tailer has seen yet."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(REACH_S):
-            await audience.reach(subscriber.position)
-    except TimeoutError:
-        subscriber.position = audience.ring.head
+            await audience.reach(position)
 
 
 async def _follow(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
@@ -146,11 +144,12 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
             entries = [Entry(event) for event in events]
         for piece in _pieces(entries):
             payload, over, _ = plan.format.bytes_of(piece, plan.filter.accepts)
-            await _send(request, subscriber, plan.format.packed(payload))
+            await _send(request, subscriber, plan.format, payload)
             if piece:
                 subscriber.position = piece[-1].event.position
             if over:
                 return True
+        await _send(request, subscriber, plan.format, b"")
         subscriber.position = max(subscriber.position, reached)
         if subscriber.position >= audience.ring.head:
             return False
@@ -186,11 +185,12 @@ def _pieces(entries: list[Entry]) -> list[list[Entry]]:
     return pieces
 
 
-async def _send(request: web.Request, subscriber: Subscriber, data: bytes) -> None:
+async def _send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:
     if subscriber.transport.is_closing():
         raise ConnectionResetError("the client is gone")
-    if data:
-        subscriber.transport.write(data)
+    prefix, subscriber.prefix = subscriber.prefix, b""
+    if prefix or payload:
+        subscriber.transport.write(format.packed(prefix + payload))
     await _drained(request, subscriber)
 
 
@@ -213,7 +213,7 @@ async def _announce_gap(request: web.Request, log: Log, audience: Audience, subs
     gap = await gap_from_start(log, plan.caller.org, str(subscriber.position), "ahead")
     GAPS.labels("ahead").inc()
     subscriber.position = gap.resume
-    await _send(request, subscriber, plan.format.packed(_gap_bytes(plan, gap)))
+    await _send(request, subscriber, plan.format, _gap_bytes(plan, gap))
 
 
 def _gap_bytes(plan: Plan, gap: Gap) -> bytes:

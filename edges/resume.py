@@ -37,11 +37,15 @@ class Gap(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Events after `position` are sent; `gap` goes first where the request could not be honoured."""
+    """Events after `position` are sent; `gap` goes first where the request could not be honoured.
+
+    `resumed` is a request that names a place and was honoured; `seen` says that the client has been there itself.
+    """
 
     position: Position
     gap: Gap | None = None
     resumed: bool = False
+    seen: bool = False
 
 
 def requested(request: web.Request) -> Requested | None:
@@ -92,7 +96,7 @@ async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:
         return Start(clock)
     reason = await _refusal(log, org, wanted.position, exact=wanted.resumes)
     if reason is None:
-        return Start(wanted.position, resumed=True)
+        return Start(wanted.position, resumed=True, seen=wanted.resumes)
     GAPS.labels(reason).inc()
     gap = await gap_from_start(log, org, wanted.text, reason)
     return Start(gap.resume, gap)

@@ -31,7 +31,7 @@ from eventstore.schema import Event, OrgId, Position, Recorded
 
 ANSWER_GRACE_S = 7.0
 """How much longer than a run's own deadline an edge waits for the event that says so."""
-STARTS_WORK = frozenset({"message.received", "tool.requested"})
+STARTS_WORK = frozenset({"message.received", "tool.requested", "control.released"})
 
 
 class RunRequest(NamedTuple):
@@ -153,6 +153,7 @@ def plan_for(request: web.Request, caller: Caller, run: Position, start: resume.
         Filter(f"run:{run}"),
         format,
         start,
+        begins=run,
         headers=run_headers(run),
         alive=request.app[PRESENCE].any_alive,
     )

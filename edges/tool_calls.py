@@ -21,13 +21,12 @@ def requested(
     *,
     source: str,
     dedupe: bool = False,
-    call_id: str | None = None,
     key: str | None = None,
 ) -> RunRequest:
     faults = validate(spec, arguments)
     if faults:
         raise ApiError(422, "INVALID_ARGUMENTS", "; ".join(faults))
-    body = ToolRequested(tool=spec.name, source=source, call_id=call_id, arguments=arguments)
+    body = ToolRequested(tool=spec.name, source=source, arguments=arguments)
     dedupe_ms = WRITE_DEDUPE_MS if dedupe and spec.effect == "write" else None
     return RunRequest(body, spec.name, msgspec.json.encode(arguments, order="sorted"), dedupe_ms, key)
 

@@ -30,7 +30,7 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-def deferred(reason: Literal["control", "covered", "keyword"], by: Position | None = None) -> Done:
+def deferred(reason: Literal["control", "covered", "keyword", "nothing_open"], by: Position | None = None) -> Done:
     return Done([Event(ReplyDeferred(reason=reason, by=str(by) if by else None), ACTOR)])
 
 

@@ -28,12 +28,13 @@ from edges.limits import charge, charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
+from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events import Custom
 from eventstore.events.messages import MessageReceived
 from eventstore.events.tools import ToolRequested
 from eventstore.organizations import Organization, conversation_id
-from eventstore.schema import Body, ConversationId, Event, Position, Recorded
+from eventstore.schema import ORIGIN, Body, ConversationId, Event, Position, Recorded
 
 MAX_PAGE = 1_000
 MAX_BATCH = 500
@@ -130,12 +131,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
 async def _opening_position(request: web.Request, caller: Caller, start: resume.Start) -> Position | None:
     """The fact a new subscriber stands at; one that resumes after a delta has its position already."""
     log = request.app[LOG]
-    if not start.resumed:
-        bounds = await log.bounds(caller.org)
-        return min(bounds.last, start.position) if bounds.last is not None else start.position
-    is_fact = await log.at(caller.org, start.position) is not None
-    bounds = await log.bounds(caller.org)
-    return start.position if is_fact or bounds.first is None or start.position < bounds.first else None
+    if start.seen:
+        is_delta = await log.exists(caller.org, start.position) and await log.at(caller.org, start.position) is None
+        return None if is_delta else start.position
+    before = await log.read_back(caller.org, Position(start.position.ms, start.position.seq + 1), count=1)
+    return before[0].position if before else start.position
 
 
 async def page(request: web.Request) -> web.Response:
@@ -150,8 +150,7 @@ async def page(request: web.Request) -> web.Response:
         events = await _backwards(request, caller, filter, parse_position("before", before), limit)
         link = {"prev": f"before={events[0].position}"} if len(events) == limit else {}
     else:
-        wanted = resume.requested(request) or resume.Requested("0", Position(0, 0), resumes=False)
-        events = await _forwards(request, caller, filter, wanted.position, limit)
+        events = await _forwards(request, caller, filter, await _after(request, caller), limit)
         link = {"next": f"after={events[-1].position}"} if len(events) == limit else {}
     body = b'{"events":[%b]}' % b",".join(event_json(event) for event in events)
     etag = f'"{sha256(body).hexdigest()[:32]}"'
@@ -162,6 +161,13 @@ async def page(request: web.Request) -> web.Response:
         rest = "&".join(f"{k}={v}" for k, v in query.items() if k not in ("after", "before", "last_event_id"))
         headers["Link"] = f'<{request.path}?{parameter}{"&" + rest if rest else ""}>; rel="{relation}"'
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+async def _after(request: web.Request, caller: Caller) -> Position:
+    """A page begins at the log's beginning unless it says otherwise."""
+    if (wanted := resume.requested(request)) is not None:
+        return wanted.position
+    return (await request.app[LOG].bounds(caller.org)).clock if request.query.get("after") == "now" else ORIGIN
 
 
 async def _forwards(
@@ -273,13 +279,21 @@ def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at
             data = {"message_id": new_id("msg_"), **new.data}
             return _convert(data, MessageReceived, where), conversation
         case "tool.requested":
-            return _convert(new.data, ToolRequested, where), new_id("tool:")
+            return _tool_requested(new.data, where), new_id("tool:")
         case _:
             raise ApiError(
                 422,
                 "TYPE_REFUSED",
                 f"{where}: clients append message.received, tool.requested and custom.*, not {new.type[:80]!r}",
             )
+
+
+def _tool_requested(data: dict[str, Any], where: str) -> ToolRequested:
+    tool, arguments = data.get("tool"), data.get("arguments", {})
+    if data.keys() - {"tool", "arguments"} or not isinstance(tool, str) or not isinstance(arguments, dict):
+        raise ApiError(422, "BAD_EVENT", f"{where}.data: expected tool (a name) and arguments (an object)")
+    spec = spec_of(tool)
+    return requested(spec, arguments, source="native").body
 
 
 def _convert(data: dict[str, Any], body: type[Body], where: str) -> Body:

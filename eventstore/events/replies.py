@@ -80,9 +80,9 @@ class ReplyCancelled(Body, frozen=True, kw_only=True, tag="reply.cancelled"):
 
 
 class ReplyDeferred(Body, frozen=True, kw_only=True, tag="reply.deferred"):
-    """No answer of its own: a person holds the conversation, another run's answer covers it, or it wants none."""
+    """No answer of its own: a person holds the conversation, another run's answer covers it, or nothing wants one."""
 
-    reason: Literal["control", "covered", "keyword"]
+    reason: Literal["control", "covered", "keyword", "nothing_open"]
     by: str | None = None
 
 

@@ -8,14 +8,13 @@ from eventstore.schema import Body, Personal
 
 
 class ToolRequested(Body, frozen=True, kw_only=True, tag="tool.requested"):
-    """A tool called from outside. `call_id` is the caller's own id of the call (VAPI's toolCallId).
+    """A tool called from outside: its run ends with its answer.
 
     `fingerprint` is that of the request, so that a client that lost the stream may re-attach by repeating it.
     """
 
     tool: str
-    source: str = "api"
-    call_id: str | None = None
+    source: str = "native"
     deadline_s: float = 18.0
     fingerprint: Personal[str | None] = None
     arguments: Personal[dict[str, Any]] = {}

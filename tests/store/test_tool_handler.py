@@ -24,7 +24,7 @@ async def shop(redis_url: str) -> AsyncIterator[Workshop]:
 
 
 async def request(shop: Workshop, name: str, lane: str = "tool:1", deadline_s: float = 18.0) -> Position:
-    body = ToolRequested(tool=name, call_id="call-1", deadline_s=deadline_s, arguments={"phone": "+1555"})
+    body = ToolRequested(tool=name, deadline_s=deadline_s, arguments={"phone": "+1555"})
     return await shop.put(Event(body, "customer", lane=lane))
 
 
@@ -38,7 +38,7 @@ async def test_a_tool_answers_with_its_result_and_its_own_events_in_one_step(sho
     assert shop.seen.types == ["tool.requested", "tool.started", "tool.completed", "contact.created"]
     assert {event.run for event in shop.seen.events} == {run}
     [completed] = shop.seen.bodies(ToolCompleted)
-    assert (completed.result, completed.call_id) == ({"id": "c1"}, "call-1")
+    assert (completed.result, completed.call_id) == ({"id": "c1"}, None)
 
 
 async def test_a_tool_that_does_not_exist_is_not_found(shop: Workshop) -> None:

@@ -172,7 +172,7 @@ json_objects = st.dictionaries(st.text(), json_values, max_size=4)
 def bodies() -> Iterator[st.SearchStrategy[Body]]:
     text = st.text()
     yield st.builds(MessageReceived, message_id=text, text=text, sender=st.none() | text)
-    yield st.builds(ToolRequested, tool=text, arguments=json_objects, call_id=st.none() | text)
+    yield st.builds(ToolRequested, tool=text, arguments=json_objects)
     yield st.builds(ToolCompleted, tool=text, result=json_values)
     calls = st.lists(st.builds(ToolCall, id=text, tool=text, arguments=json_objects), max_size=3)
     yield st.builds(ReplyStepped, attempt=st.integers(1, 9), step=st.integers(1, 9), text=text, calls=calls)

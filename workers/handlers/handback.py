@@ -25,7 +25,7 @@ async def handle(work: Work) -> Done:
     history = await work.log.read_conversation(work.org, work.item.conversation, after)
     questions = open_questions([event for event in history if event.run != work.run])
     if not questions:
-        return Done()
+        return deferred("nothing_open")
     last = max(questions)
     return await answering.answer(work, questions[last], last)
 

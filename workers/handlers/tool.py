@@ -17,8 +17,8 @@ async def handle(work: Work) -> Done:
     """The deadline counts from the request's own time, measured by the log's clock alone: workers' clocks differ."""
     request = work.body
     assert isinstance(request, ToolRequested)
-    call = Call(work.org, work.item, request.tool, request.arguments, request.call_id)
-    mark = ToolStarted(tool=request.tool, attempt=work.attempts, call_id=request.call_id)
+    call = Call(work.org, work.item, request.tool, request.arguments, None)
+    mark = ToolStarted(tool=request.tool, attempt=work.attempts)
     started = await work.append(Event(mark, f"tool:{request.tool}"))
     left_s = request.deadline_s - (started.positions[0].ms - work.item.position.ms) / 1_000
     if left_s <= 0:
@@ -34,7 +34,6 @@ async def failed(work: Work, error: str) -> Sequence[Event]:
         tool=request.tool,
         code="INTERNAL",
         status=500,
-        call_id=request.call_id,
         error=f"{request.tool} failed",
     )
     return [Event(failure, f"tool:{request.tool}")]
