@@ -28,9 +28,15 @@ SHOWN_CONTACTS = 3
 
 _WORDS = re.compile(r"\S+\s*")
 _GREETING = re.compile(r"\W*(hi|hey|hello|good (morning|afternoon|evening|day))\b[\w\s,!.]{0,20}", re.I)
-_LOCATION = re.compile(r"\b(opening hours?|open(ing)?|hours|closed?|where are you|location|address|located)\b", re.I)
+_LOCATION = re.compile(
+    r"\b(opening|business) (hours|times?)\b|\b(are|is) (you|it|the \w+) (open|closed)\b|\bdo you (open|close)\b"
+    r"|\bwhere (are|is) (you|it|the)\b|\b(your|the) (address|location|hours)\b|\blocated\b",
+    re.I,
+)
 _SELF = re.compile(r"\b(who am i|my (details|data|profile|contact))\b", re.I)
-_FIND = re.compile(r"\b(?:find|search(?: for)?|look up)\s+(?P<name>[^?!.,;]{1,80})", re.I)
+_FIND = re.compile(
+    r"(?:^\W*|\bplease |\b(?:can|could) you )(?:find|search(?: for)?|look up) (?P<name>[^?!.,;]{1,80})", re.I
+)
 
 
 class OfflineModel:

@@ -15,7 +15,8 @@ from workers.clients.twilio import Twilio, TwilioAccount
 from workers.handlers import sms
 from workers.retry import Backoff
 
-HANDLERS = [sms.HANDLER._replace(policy=sms.POLICY._replace(backoff=Backoff(1, 1)))]
+AT_ONCE = Backoff(1, 1)
+HANDLERS = [sms.handler(sms.POLICY._replace(backoff=AT_ONCE), AT_ONCE)]
 LANE = f"send:{ANN}"
 
 
@@ -33,7 +34,7 @@ async def api() -> AsyncIterator[TwilioApi]:
 
 @pytest.fixture
 async def twilio(api: TwilioApi) -> AsyncIterator[Twilio]:
-    client = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url, "https://acme.example"), timeout_s=0.3)
+    client = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url, "https://acme.example"), timeout_s=1.0)
     yield client
     await client.close()
 
@@ -109,10 +110,7 @@ async def test_a_wrong_token_is_a_refusal(shop: Workshop, api: TwilioApi) -> Non
     assert shop.seen.bodies(SmsFailed)[0].code == "20003"
 
 
-async def test_what_was_turned_away_for_its_rate_is_sent_again(
-    shop: Workshop, api: TwilioApi, twilio: Twilio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sms, "BETWEEN_TRIES", Backoff(1, 1))
+async def test_what_was_turned_away_for_its_rate_is_sent_again(shop: Workshop, api: TwilioApi, twilio: Twilio) -> None:
     api.next("too_many_requests", "too_many_requests")
     await shop.put(intent())
     async with shop.worker(shop.services(sms=twilio), handlers=HANDLERS):
@@ -169,9 +167,7 @@ async def test_a_status_report_proves_that_it_left(shop: Workshop, api: TwilioAp
     assert (shop.seen.bodies(SmsSent)[0].provider_id, api.forms) == ("SM9", [])
 
 
-async def test_a_worker_that_dies_while_sending_leaves_no_second_message(
-    shop: Workshop, api: TwilioApi, redis_url: str
-) -> None:
+async def test_a_worker_that_dies_while_sending_leaves_no_second_message(shop: Workshop, api: TwilioApi) -> None:
     patient = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url))
     api.next("take_and_hang")
     await shop.put(intent())
@@ -186,10 +182,7 @@ async def test_a_worker_that_dies_while_sending_leaves_no_second_message(
     assert len(api.forms) == len(api.messages) == 1
 
 
-async def test_a_provider_that_refuses_connections_is_tried_a_few_times(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sms, "BETWEEN_TRIES", Backoff(1, 1))
+async def test_a_provider_that_refuses_connections_is_tried_a_few_times(shop: Workshop) -> None:
     nobody = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, "http://127.0.0.1:1"))
     await shop.put(intent())
     async with shop.worker(shop.services(sms=nobody), handlers=HANDLERS):

@@ -72,12 +72,18 @@ def test_a_greeting_is_returned(text: str) -> None:
         ("Who am I?", "get_contact_by_phone", {"phone": "+14155552671"}),
         ("show my details please", "get_contact_by_phone", {"phone": "+14155552671"}),
         ("Find John Doe, please", "search_contacts", {"query": "John Doe"}),
+        ("Could you find John?", "search_contacts", {"query": "John"}),
     ],
 )
 def test_facts_come_from_tools(text: str, tool: str, arguments: dict[str, str]) -> None:
     done = respond(asked(text))
     assert done.stop_reason == "tool_use"
     assert [(call.tool, call.arguments) for call in done.calls] == [(tool, arguments)]
+
+
+@pytest.mark.parametrize("text", ["I want to open an account", "I cannot find my order", "My email address is a@b.c"])
+def test_a_word_alone_does_not_make_a_lookup(text: str) -> None:
+    assert respond(asked(text)).calls == ()
 
 
 def test_it_asks_only_for_tools_that_it_was_offered() -> None:

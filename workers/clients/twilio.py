@@ -46,9 +46,10 @@ class Twilio:
         if self._account.public_base_url:
             path = f"/api/webhooks/twilio/sms/status?intent={quote(message.intent_id, safe='')}"
             fields["status_callback"] = self._account.public_base_url.rstrip("/") + path
+        messages = self._messages()
         try:
             async with asyncio.timeout(self._timeout_s):
-                created = await self._messages().create_async(**fields)
+                created = await messages.create_async(**fields)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return _unanswered(error)
         except _twilio_error() as error:
@@ -57,9 +58,10 @@ class Twilio:
 
     async def find(self, message: Outgoing, *, since_ms: int, known: frozenset[str]) -> Sent | Unknown | None:
         """Listed without `date_sent_after`: a message that is still queued has no such date and would be missed."""
+        messages = self._messages()
         try:
             async with asyncio.timeout(self._timeout_s):
-                listed = await self._messages().list_async(to=message.to, from_=self._from(message), limit=LISTED)
+                listed = await messages.list_async(to=message.to, from_=self._from(message), limit=LISTED)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return Unknown(type(error).__name__)
         except _twilio_error() as error:
@@ -80,6 +82,7 @@ class Twilio:
         return message.from_number or self._account.from_number
 
     def _messages(self) -> Any:
+        """Not to be called within a timeout: the first import of the SDK is slow, and would be taken for Twilio."""
         if self._client is None:
             from twilio.rest import Client  # takes 0.2 s that a start can do without
 

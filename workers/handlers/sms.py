@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 from eventstore import codec
 from eventstore.events.sms import (
@@ -43,7 +44,7 @@ class Past(NamedTuple):
     known: frozenset[str]
 
 
-async def handle(work: Work) -> Done:
+async def handle(work: Work, between_tries: Backoff) -> Done:
     request = work.body
     assert isinstance(request, SmsRequested)
     past = await _past(work, request)
@@ -53,7 +54,7 @@ async def handle(work: Work) -> Done:
     if not await work.services.accepts_sms(work.org, request.to.removeprefix("whatsapp:")):
         return _failed(request, "OPTED_OUT", "the recipient has opted out of text messages")
     try:
-        return await _send(work, provider, request, past.starts)
+        return await _send(work, provider, past.starts, between_tries)
     except Overtaken:
         return _failed(request, "CANCELLED", "a person took the conversation before this left")
 
@@ -93,9 +94,10 @@ async def _find_out(work: Work, provider: SmsProvider, request: SmsRequested, pa
     return _uncertain(request, "sending began, and the provider has no such message")
 
 
-async def _send(work: Work, provider: SmsProvider | None, request: SmsRequested, starts: int) -> Done:
+async def _send(work: Work, provider: SmsProvider | None, starts: int, between_tries: Backoff) -> Done:
     """Tries again only while nothing certainly left, asking each time whether the assistant may still speak."""
-    fate: Fate = NotSent("not tried")
+    request, fate = work.body, cast("Fate", NotSent("not tried"))
+    assert isinstance(request, SmsRequested)
     for attempt in range(1, TRIES + 1):
         started = SmsStarted(intent_id=request.intent_id, attempt=starts + attempt)
         await work.append(Event(started, ACTOR), epoch=request.epoch)
@@ -105,7 +107,7 @@ async def _send(work: Work, provider: SmsProvider | None, request: SmsRequested,
         EFFECTS.labels("sms", type(fate).__name__.lower()).inc()
         if not isinstance(fate, NotSent):
             break
-        await asyncio.sleep(BETWEEN_TRIES.delay_ms(attempt, random.random()) / 1_000)
+        await asyncio.sleep(between_tries.delay_ms(attempt, random.random()) / 1_000)
     return _ended(request, fate)
 
 
@@ -160,4 +162,8 @@ async def failed(work: Work, error: str) -> Sequence[Event]:
     return _failed(request, "GAVE_UP", "the message could not be sent").events
 
 
-HANDLER = Handler(SmsRequested, handle, POLICY, failed)
+def handler(policy: Policy = POLICY, between_tries: Backoff = BETWEEN_TRIES) -> Handler:
+    return Handler(SmsRequested, partial(handle, between_tries=between_tries), policy, failed)
+
+
+HANDLER = handler()
