@@ -16,9 +16,10 @@ from typing import Any
 
 from benchmarks import servers
 from benchmarks.report import Claim
+from eventstore.append import APPEND, Append, Idempotency, arguments, fingerprint
 from eventstore.connection import Argument, Pipe, pool_for
 from eventstore.events import Custom
-from eventstore.log import APPEND, Append, Idempotency, Log, fingerprint
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId
 from trunkline.process import run
 
@@ -72,13 +73,12 @@ async def _ours(port: int, calls: int, round_: int) -> float:
 
 
 def _redis_benchmark(port: int, calls: int) -> float:
-    log = Log(Pipe(pool_for(f"redis://127.0.0.1:{port}")))
-    names, arguments = log.arguments(ORG, _request("__rand_int__"))
+    names, values = arguments(ORG, _request("__rand_int__"))
     # A digest of printable bytes: the command line cannot carry a raw one. Its length is the same.
-    arguments[-1] = "d" * 32
+    values[-1] = "d" * 32
     command = [
         "redis-benchmark", "-p", str(port), "-c", str(IN_FLIGHT), "-n", str(calls), "-r", "999999999999", "--csv",
-        "EVALSHA", APPEND.sha, str(len(names)), *names, *(_text(argument) for argument in arguments),
+        "EVALSHA", APPEND.sha, str(len(names)), *names, *(_text(value) for value in values),
     ]  # fmt: skip
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = list(csv.reader(io.StringIO(output)))

@@ -18,9 +18,9 @@ import hiredis
 from benchmarks import servers
 from benchmarks.report import Claim
 from benchmarks.subscribers import Subscribers
+from eventstore.append import APPEND, Append, arguments
 from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
-from eventstore.log import APPEND, Append, Log
 from eventstore.schema import ConversationId, Event, OrgId
 
 SUBSCRIBERS = (100,)
@@ -66,10 +66,9 @@ def _against_nchan(number: int, rounds: int, seconds: float) -> Claim:
 
 def _redis_publisher(port: int) -> Callable[[], None]:
     """Appends one event by the product's own script; replies are read in passing."""
-    log = Log(Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND]))
     event = Event(Custom(name="custom.bench", data=DATA), "system:bench", CONVERSATION)
-    names, arguments = log.arguments(OrgId("bench"), Append(events=[event]))
-    command = hiredis.pack_command(("EVALSHA", APPEND.sha, len(names), *names, *arguments))  # type: ignore[arg-type]
+    names, values = arguments(OrgId("bench"), Append(events=[event]))
+    command = hiredis.pack_command(("EVALSHA", APPEND.sha, len(names), *names, *values))  # type: ignore[arg-type]
     asyncio.run(_load(port))
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -18,7 +18,8 @@ from uuid import uuid4
 
 from benchmarks import servers
 from benchmarks.report import Claim
-from tests.support.product import ACCOUNT, NUMBER, TOKEN, signed, twilio_sms
+from tests.support.product import signed, twilio_sms
+from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 
 CONNECTIONS = 64
 ROUNDS, SECONDS = 5, 2.0

@@ -96,11 +96,14 @@ load_module {module};
 events {{ worker_connections 20000; }}
 http {{
   access_log off; client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
-  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s; keepalive_requests 100000000; nchan_shared_memory_size 256M;
+  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
+  keepalive_requests 100000000; nchan_shared_memory_size 256M;
   server {{
     listen 127.0.0.1:{port};
     location = /publish {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 100; }}
-    location = /subscribe {{ nchan_subscriber eventsource; nchan_channel_id bench; nchan_subscriber_first_message newest; }}
+    location = /subscribe {{
+      nchan_subscriber eventsource; nchan_channel_id bench; nchan_subscriber_first_message newest;
+    }}
   }}
 }}
 """

@@ -29,9 +29,11 @@ from edges.errors import error_middleware
 from edges.open_streams import STREAMS, OpenStreams
 from edges.tail import TAILER, Tailer
 from edges.webhooks import WEBHOOK_SOURCES
+from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
+from eventstore.durability import Durability, barrier_for
 from eventstore.limits import LIMIT, Limits
-from eventstore.log import APPEND, Log
+from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 
@@ -49,6 +51,7 @@ class EdgeSettings(NamedTuple):
     twilio: TwilioSettings = TwilioSettings()
     cors_origins: tuple[str, ...] = ()
     max_facts: int = 0
+    durability: Durability = "local"
 
 
 def build(settings: EdgeSettings) -> web.Application:
@@ -72,6 +75,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app.on_shutdown.append(app[STREAMS].close_all)
 
     async def background(app: web.Application) -> AsyncIterator[None]:
+        log.wait_for(await barrier_for(pipe, settings.durability))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(app[TAILER].run()), tasks.create_task(app[STREAMS].watch())]
             yield

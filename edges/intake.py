@@ -12,8 +12,7 @@ from aiohttp import web
 from edges.app_keys import LOG
 from edges.auth import Caller
 from edges.errors import POSITION, ApiError, of_store
-from eventstore.errors import StoreError, StoreUnavailable
-from eventstore.log import (
+from eventstore.append import (
     IDEMPOTENCY_TTL_MS,
     Append,
     Appended,
@@ -23,11 +22,12 @@ from eventstore.log import (
     HeldBy,
     Idempotency,
     KeyReused,
-    Log,
     Outcome,
     VersionConflict,
     fingerprint,
 )
+from eventstore.errors import StoreError, StoreUnavailable
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position
 
 MAX_KEY_LENGTH = 255

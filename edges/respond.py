@@ -34,8 +34,10 @@ REACH_S = 5.0
 
 
 class Plan(NamedTuple):
-    """What one stream shows. `opening` goes out first, before anything from the log, and together with the
-    first of it: `begins` is an event that must be in the first write. `alive` is asked while nothing comes: when it says that nobody will ever answer, the stream breaks off.
+    """What one stream shows.
+
+    `opening` goes out before anything from the log, in one write with the first of it; `begins` is an event that must
+    be in that write. `alive` is asked while nothing comes: when nobody will ever answer, the stream breaks off.
     """
 
     caller: Caller

@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 
 from edges.errors import ApiError
-from eventstore.log import DELTA_RETENTION_MS, Log
+from eventstore.append import DELTA_RETENTION_MS
+from eventstore.log import Log
 from eventstore.schema import ORIGIN, OrgId, Position
 from eventstore.telemetry import GAPS
 

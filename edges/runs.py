@@ -24,9 +24,10 @@ from edges.ring import Dialect
 from edges.tail import TAILER
 from edges.wire import Frame, Wire
 from eventstore import codec
+from eventstore.append import fingerprint
 from eventstore.events import TERMINAL_TYPES
 from eventstore.events.tools import ToolRequested
-from eventstore.log import Log, fingerprint
+from eventstore.log import Log
 from eventstore.schema import Event, OrgId, Position, Recorded
 
 ANSWER_GRACE_S = 7.0

@@ -16,8 +16,8 @@ from edges.errors import ApiError
 from edges.runs import ANSWER_GRACE_S, RunRequest, begin, outcome
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
+from eventstore.append import fingerprint
 from eventstore.events.tools import ToolCompleted, ToolFailed
-from eventstore.log import fingerprint
 from eventstore.schema import Position
 
 MAX_CALLS = 32

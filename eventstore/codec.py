@@ -6,6 +6,7 @@ The digest `h` covers what the appender knows (type, conversation, actor, data, 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -15,6 +16,9 @@ import msgspec
 from eventstore import events
 from eventstore.schema import Body, ConversationId, OrgId, Position, Recorded, UnknownEvent
 from eventstore.upcasters import SCHEMA_VERSIONS, UPCASTERS, upcast
+
+CUSTOM_TYPE = re.compile(r"custom(\.[A-Za-z0-9_-]+)+")
+"""What the organization's own events may be called."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -54,6 +58,8 @@ def personal_fields(body: type[Body]) -> frozenset[str]:
 def encode(body: Body, actor: str, conversation: ConversationId | None) -> Fields:
     name = body.type
     if isinstance(body, events.Custom):
+        if not CUSTOM_TYPE.fullmatch(name):
+            raise ValueError(f"not a name for a custom event: {name[:80]!r}")
         data, personal = _encode(body.data), b"{}"
     else:
         public_fields, private_fields = _parts(type(body))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import structlog
@@ -15,6 +16,9 @@ from eventstore import children, left_over, redis_binary
 from eventstore.data_dir import DataDir
 from eventstore.errors import EmbeddedRedisError
 from eventstore.redis_binary import RedisBinary
+
+Fsync = Literal["always", "everysec"]
+"""When a write is on disk: before its reply, or within a second."""
 
 READY_LIMIT_S = 300.0
 """Reading a large log from disk takes its time; a server that ends is noticed at once."""
@@ -32,8 +36,9 @@ class EmbeddedRedis:
     The server listens on a private socket only, survives Ctrl-C so that its parent can drain, and ends with its parent.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, fsync: Fsync = "everysec") -> None:
         self._data = DataDir(data_dir)
+        self._fsync = fsync
         self._home = self._data.path / "redis"
         self._socket = self._home / "redis.sock"
         self._binary: RedisBinary | None = None
@@ -128,7 +133,7 @@ def running_url(data_dir: Path) -> str | None:
     return f"unix://{quote(record.socket)}" if record else None
 
 
-def arguments(binary: str, home: Path, socket: Path) -> list[str]:
+def arguments(binary: str, home: Path, socket: Path, fsync: Fsync = "everysec") -> list[str]:
     """The command line of the server that keeps the log in `home`."""
     options = {
         "port": "0",
@@ -136,7 +141,7 @@ def arguments(binary: str, home: Path, socket: Path) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(home),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": fsync,
         "save": "",
         "maxmemory-policy": "noeviction",
         "set-proc-title": "no",  # the command line identifies a server that was left over

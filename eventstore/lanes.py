@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from eventstore import codec, keys
+from eventstore.append import Held
 from eventstore.connection import Argument, Pipe, load_script
 from eventstore.errors import CommandFailed, StoreError
-from eventstore.log import Held
 from eventstore.schema import OrgId, Position, Recorded
 
 LANES = load_script("lanes.lua")

@@ -7,141 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from hashlib import sha256
-from typing import Any, Literal, NamedTuple
-
-import msgspec
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, NamedTuple
 
 from eventstore import codec, keys
-from eventstore.connection import Argument, Pipe, load_script
-from eventstore.errors import StoreError
-from eventstore.events import DELTA_TYPES
-from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded, Sibling
+from eventstore.append import APPEND, Append, Appended, Duplicate, HeldBy, Outcome, arguments, outcome
+from eventstore.connection import Pipe
+from eventstore.durability import Barrier
+from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
 from eventstore.telemetry import APPEND_SECONDS, APPENDED_EVENTS, APPENDS
 
-APPEND = load_script("append.lua")
-
-DELTA_RETENTION_MS = 26 * 3_600_000
-"""Deltas live 24 h after their run ended; a run may take up to two hours."""
-
-IDEMPOTENCY_TTL_MS = 24 * 3_600_000
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
-MAX_BATCH = 1_000
-
-
-class Idempotency(NamedTuple):
-    """`key` names the input (hashed with its source by the caller), `fingerprint` its body."""
-
-    key: str
-    fingerprint: str
-    ttl_ms: int = IDEMPOTENCY_TTL_MS
-
-
-class Held(NamedTuple):
-    """The lane a worker holds while it appends. `head` is the item it handles; `sequence` numbers its deltas from 1."""
-
-    lane: str
-    owner: str
-    token: str
-    head: Position | None = None
-    sequence: int | None = None
-
-
-class Disposal(NamedTuple):
-    """What becomes of the held lane in the same step as the append."""
-
-    kind: Literal["finish", "retry", "park", "release"]
-    delay_ms: int = 0
-    lease_ms: int = 5_000
-
-
-FINISH = Disposal("finish")
-
-
-class Control(NamedTuple):
-    """`take` and `release` change who speaks, compare-and-set; `holds` only appends if `agent` is the holder."""
-
-    kind: Literal["take", "release", "holds"]
-    agent: str
-
-
-class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything one append may ask for. Guards on a conversation concern that of the first event.
-
-    `expected` is that conversation's version, or whether it `exists` or is `absent`; `epoch` the control epoch the
-    writer began with; `addresses` leads new conversations' ids to the addresses they stand for.
-    """
-
-    events: Sequence[Event] = ()
-    idempotency: Idempotency | None = None
-    expected: int | Literal["exists", "absent"] | None = None
-    epoch: int | None = None
-    control: Control | None = None
-    held: Held | None = None
-    disposal: Disposal | None = None
-    conversation: ConversationId | None = None
-    addresses: dict[ConversationId, str] = {}
-
-
-class NextItem(NamedTuple):
-    """The next item of a lane that stays held."""
-
-    position: Position
-    event: Recorded | None
-    epoch: int
-    holder: str
-
-
-class Appended(NamedTuple):
-    """Written. `versions` are those of each event's conversation (None without one, and for deltas)."""
-
-    positions: list[Position]
-    first_number: int
-    versions: list[int | None]
-    next_item: NextItem | None = None
-    epoch: int = 0
-
-
-class Duplicate(NamedTuple):
-    """Was already written by an earlier call with the same key and body; these are the original's values."""
-
-    positions: list[Position]
-    first_number: int
-    versions: list[int | None]
-
-
-class KeyReused(NamedTuple):
-    """The idempotency key belongs to another body."""
-
-
-class Fenced(NamedTuple):
-    """The writer is no longer entitled: it lost its lane, its item is done, or a person took the conversation."""
-
-    why: Literal["lane", "head", "control"]
-    detail: str
-
-
-class HeldBy(NamedTuple):
-    """Control belongs to `agent` ("" when nobody has it)."""
-
-    agent: str
-    epoch: int
-
-
-class VersionConflict(NamedTuple):
-    actual: int
-    last: Position | None
-
-
-class Backlog(NamedTuple):
-    """The organization's stream is at its cap; nothing unread is thrown away to make room."""
-
-    length: int
-
-
-Outcome = Appended | Duplicate | KeyReused | Fenced | HeldBy | VersionConflict | Backlog
 
 
 class Bounds(NamedTuple):
@@ -160,91 +37,35 @@ class Log:
     a held lane, which make the repetition harmless.
     """
 
-    def __init__(self, pipe: Pipe, *, max_facts: int = 0, now_ms: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Pipe,
+        *,
+        max_facts: int = 0,
+        now_ms: Callable[[], int] | None = None,
+    ) -> None:
         self.pipe = pipe
         self._max_facts = max_facts
+        self._barrier: Barrier | None = None
         self._now_ms = now_ms
+
+    def wait_for(self, barrier: Barrier | None) -> None:
+        """From now on an append has succeeded only once the barrier is passed."""
+        self._barrier = barrier
 
     async def append(self, org: OrgId, request: Append) -> Outcome:
         """One atomic step; typed replies, never an exception, for everything a caller must react to."""
-        keys_, arguments = self.arguments(org, request)
+        now_ms = self._now_ms() if self._now_ms else None
+        names, values = arguments(org, request, max_facts=self._max_facts, now_ms=now_ms)
         started = time.perf_counter()
-        reply = await self.pipe.run(APPEND, keys_, arguments)
+        answer = outcome(org, await self.pipe.run(APPEND, names, values))
+        if self._barrier is not None and isinstance(answer, Appended | Duplicate):
+            await self._barrier.passed()
         APPEND_SECONDS.observe(time.perf_counter() - started)
-        outcome = _outcome(org, reply)
-        APPENDS[type(outcome).__name__].inc()
-        if isinstance(outcome, Appended):
-            APPENDED_EVENTS.inc(len(outcome.positions))
-        return outcome
-
-    def arguments(self, org: OrgId, request: Append) -> tuple[list[str], list[Argument]]:
-        """The keys and arguments of the append script (its header explains them)."""
-        if len(request.events) > MAX_BATCH:
-            raise ValueError(f"a batch holds at most {MAX_BATCH} events, got {len(request.events)}")
-        own = keys.of(org)
-        idempotency, held, disposal, control = request.idempotency, request.held, request.disposal, request.control
-        conversations: dict[str, int] = {}
-        lanes: dict[str, int] = {}
-        if request.conversation:
-            conversations[request.conversation] = 1
-        if held is not None:
-            lanes[held.lane] = 1
-        encoded: list[Argument] = []
-        for place, event in enumerate(request.events):
-            conversation, lane = event.conversation, event.lane
-            fields = codec.encode(event.body, event.actor, conversation)
-            encoded += (
-                "d" if event.body.type in DELTA_TYPES else "f",
-                conversations.setdefault(conversation, len(conversations) + 1) if conversation else 0,
-                lanes.setdefault(lane, len(lanes) + 1) if lane else 0,
-                fields.type,
-                event.actor,
-                _reference(event.run, place),
-                _reference(event.cause, place),
-                fields.data,
-                fields.personal,
-                fields.digest,
-            )
-        if not conversations and (control is not None or request.expected is not None):
-            raise ValueError("control and an expected version need a conversation")
-        if disposal is not None and held is None:
-            raise ValueError(f"only a held lane can {disposal.kind}")
-        if idempotency is not None and idempotency.ttl_ms <= 0:
-            raise ValueError(f"an idempotency key must be kept for some time, not {idempotency.ttl_ms} ms")
-        idempotency_key = own.idempotency(idempotency.key) if idempotency else own.meta
-        names = [own.log, own.tok, own.meta, own.bell, own.work, own.delay, own.alias, own.parked, idempotency_key]
-        for name in conversations:
-            names += own.conversation(name)
-        for name in lanes:
-            names += own.lane(name)
-        arguments: list[Argument] = [
-            org,
-            self._now_ms() if self._now_ms else "",
-            idempotency.fingerprint if idempotency else "",
-            idempotency.ttl_ms if idempotency else 0,
-            "" if request.expected is None else request.expected,
-            "" if request.epoch is None else request.epoch,
-            control.kind if control else "",
-            control.agent if control else "",
-            held.token if held else "",
-            held.owner if held else "",
-            str(held.head) if held and held.head else "",
-            disposal.kind if disposal else "",
-            disposal.delay_ms if disposal else 0,
-            disposal.lease_ms if disposal else 0,
-            held.sequence if held and held.sequence is not None else "",
-            self._max_facts,
-            DELTA_RETENTION_MS,
-            own.prefix,
-            len(conversations),
-            len(lanes),
-            len(request.events),
-        ]
-        for name in conversations:
-            arguments += (name, request.addresses.get(ConversationId(name), ""))
-        arguments += lanes
-        arguments += encoded
-        return names, arguments
+        APPENDS[type(answer).__name__].inc()
+        if isinstance(answer, Appended):
+            APPENDED_EVENTS.inc(len(answer.positions))
+        return answer
 
     async def read(self, org: OrgId, after: Position, *, count: int = PAGE, deltas: bool = True) -> list[Recorded]:
         """Events after a position, in order, at most about `count`; an empty list means there are no more now."""
@@ -404,50 +225,3 @@ def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:
 async def _together(*calls: Any) -> list[Any]:
     """Awaits calls that leave in one write: the pipe sends all of a tick together."""
     return await asyncio.gather(*calls)
-
-
-def _reference(target: Position | Sibling | None, place: int) -> str:
-    if not isinstance(target, Sibling):
-        return "" if target is None else str(target)
-    if not 0 <= target.place < place:  # the script would notice in the middle of writing
-        raise ValueError(f"event {place} points at sibling {target.place}: only an earlier one has a position")
-    return f"@{target.place + 1}"
-
-
-def _outcome(org: OrgId, reply: list[Any]) -> Outcome:
-    match reply:
-        case [b"OK", positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch]:
-            item = None
-            if next_position:
-                event = codec.recorded(org, next_position, next_fields) if next_fields else None
-                item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
-            return Appended(*_written(positions, number, versions), item, int(epoch))
-        case [b"DUPLICATE", positions, number, versions]:
-            return Duplicate(*_written(positions, number, versions))
-        case [b"REUSED"]:
-            return KeyReused()
-        case [b"FENCED", why, detail]:
-            return Fenced(why.decode(), detail.decode())
-        case [b"HELD", agent, epoch]:
-            return HeldBy(agent.decode(), int(epoch))
-        case [b"CONFLICT", version, last]:
-            return VersionConflict(int(version), Position.parse(last) if last else None)
-        case [b"BACKLOG", length]:
-            return Backlog(int(length))
-    raise StoreError(f"the append script answered {reply!r}")
-
-
-def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Position], int, list[int | None]]:
-    at = [Position.parse(position) for position in positions.decode().split()]
-    of = [int(version) if version else None for version in versions.decode().split(" ")] if at else []
-    return at, int(number or 0), of
-
-
-def fingerprint(*parts: str | bytes) -> str:
-    """A digest of an input, or of what names it; parts are length-prefixed, so no two lists collide."""
-    digest = sha256()
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return digest.hexdigest()

@@ -10,9 +10,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from eventstore.append import Append, Appended, Backlog, Control, HeldBy, Outcome
 from eventstore.errors import StoreError
 from eventstore.events.control import ControlReleased, ControlTaken
-from eventstore.log import Append, Appended, Backlog, Control, HeldBy, Log, Outcome
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from projections.projection import Fact
 

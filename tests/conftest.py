@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
-from eventstore.log import APPEND
 from tests.support.redis_servers import RedisServer, fastest_binary
 
 

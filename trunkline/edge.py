@@ -87,6 +87,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
             phone_number=settings.twilio_phone_number,
             public_base_url=settings.public_base_url or own_url,
         ),
+        durability=settings.durability,
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
     )
 

@@ -1,4 +1,7 @@
-"""Logs on stderr: coloured on a terminal, one JSON object a line elsewhere."""
+"""Logs on stderr: coloured on a terminal, one JSON object a line elsewhere.
+
+Tracebacks show no local variables: those may hold a key, or what a person wrote.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import logging
 import sys
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure() -> None:
@@ -17,9 +21,12 @@ def configure() -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal),
     ]
     if on_terminal:
-        rendered: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer()]
+        rendered: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     else:
-        rendered = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        rendered = [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ]
     structlog.configure(
         processors=[*shared, *rendered],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

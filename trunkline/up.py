@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from eventstore.data_dir import DataDir
 from eventstore.embedded import EmbeddedRedis
@@ -72,12 +72,16 @@ class _Redis(NamedTuple):
 @asynccontextmanager
 async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
     if settings.redis_url is None:
-        async with EmbeddedRedis(settings.data_dir) as own:
+        async with EmbeddedRedis(settings.data_dir, fsync=_fsync(settings)) as own:
             yield _Redis(own.url, ["--redis-url", own.url], own)
     else:
         with DataDir(settings.data_dir):
             # The worker finds the address where we found it: it may hold a password, and `ps` shows arguments.
             yield _Redis(settings.redis_url.get_secret_value(), [], None)
+
+
+def _fsync(settings: Settings) -> Literal["always", "everysec"]:
+    return "always" if settings.durability == "aof" else "everysec"
 
 
 def _is_development(settings: Settings) -> bool:

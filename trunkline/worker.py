@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
+from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
 from eventstore.lanes import ALL_SHARDS, LANES, Lanes
-from eventstore.log import APPEND, Log
+from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
@@ -77,6 +79,7 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
 async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Services:
     """Everything handlers work with. One Twilio account and one model serve all organizations of an installation."""
     log, organizations = Log(pipe), Organizations(pipe)
+    log.wait_for(await barrier_for(pipe, settings.durability))
     crm = EmbeddedCrm(log, Engine(log, ReadModels(pipe)), lambda org: _location(settings, org))
     try:
         if await organizations.get(DEMO) is not None:

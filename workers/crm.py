@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from eventstore.append import Append, Appended, VersionConflict
 from eventstore.errors import StoreError
 from eventstore.events.contacts import ContactCreated
-from eventstore.log import Append, Appended, Log, VersionConflict
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from projections import contact_search, contacts
 from projections.contact_search import ContactQuery, Found

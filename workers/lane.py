@@ -10,10 +10,10 @@ from pathlib import PurePath
 import structlog
 
 from eventstore import codec
+from eventstore.append import Append, Appended, Disposal, Held, NextItem
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.events.work import WorkFailed, WorkParked
 from eventstore.lanes import Busy, Doorbell, Lanes, Taken
-from eventstore.log import Append, Appended, Disposal, Held, NextItem
 from eventstore.schema import Event, UnknownEvent
 from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
 from workers.errors import LaneLost, Overtaken, Stopped, TryAgain

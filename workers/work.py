@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Held, NextItem, Outcome
 from eventstore.errors import StoreError
 from eventstore.lanes import Taken
-from eventstore.log import Append, Appended, Disposal, Duplicate, Fenced, Held, Log, NextItem, Outcome
+from eventstore.log import Log
 from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
 from workers.batch import Batch
 from workers.clients.sms import SmsProvider

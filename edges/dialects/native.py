@@ -27,8 +27,8 @@ from edges.intake import Input, accept
 from edges.limits import charge, charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
-from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
 from edges.tool_calls import requested, spec_of
+from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
 from eventstore import codec
 from eventstore.events import Custom
 from eventstore.events.messages import MessageReceived
@@ -271,7 +271,7 @@ def _event(
 def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at: int) -> tuple[Body, str | None]:
     where = f"events[{at}]"
     match new.type:
-        case name if name.startswith("custom.") and len(name) > len("custom."):
+        case name if codec.CUSTOM_TYPE.fullmatch(name):
             return Custom(name=name, data=new.data), None
         case "message.received":
             if conversation is None:

@@ -23,10 +23,10 @@ from edges.auth import foreign
 from edges.errors import POSITION, ApiError
 from edges.intake import Accepted, record, webhook_key
 from edges.webhooks.receive import NOT_CONFIGURED, counted, form_of, number_of, organization_of, required
+from eventstore.append import Append
 from eventstore.events.contacts import ContactOptedIn, ContactOptedOut
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.events.sms import SmsStatusReported
-from eventstore.log import Append
 from eventstore.organizations import Organization, conversation_id
 from eventstore.schema import Event, Sibling
 from projections import phones

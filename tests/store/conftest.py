@@ -9,9 +9,9 @@ import pytest
 from fakeredis import FakeServer
 from redis.asyncio import ConnectionPool
 
+from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
-from eventstore.log import APPEND
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer, bundled_binary, system_binary
 from tests.support.store import Store

@@ -8,8 +8,7 @@ from __future__ import annotations
 import pytest
 
 from eventstore import codec
-from eventstore.events.replies import ReplyCompleted
-from eventstore.log import (
+from eventstore.append import (
     DELTA_RETENTION_MS,
     FINISH,
     IDEMPOTENCY_TTL_MS,
@@ -25,10 +24,11 @@ from eventstore.log import (
     HeldBy,
     Idempotency,
     KeyReused,
-    Log,
     NextItem,
     VersionConflict,
 )
+from eventstore.events.replies import ReplyCompleted
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position, Sibling
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
@@ -99,6 +99,13 @@ async def test_only_a_held_lane_can_be_disposed_of(store: Store) -> None:
     assert await store.state() == {}
 
 
+async def test_a_key_must_be_kept_for_some_time(store: Store) -> None:
+    for ttl_ms in (0, -1):
+        with pytest.raises(ValueError, match=f"not {ttl_ms} ms"):
+            await store.append(fact(), idempotency=KEY._replace(ttl_ms=ttl_ms))
+    assert await store.state() == {}
+
+
 async def test_a_batch_has_a_limit(store: Store) -> None:
     with pytest.raises(ValueError, match=f"{MAX_BATCH + 1}"):
         await store.append(*[fact()] * (MAX_BATCH + 1))
@@ -159,6 +166,8 @@ async def test_a_key_is_kept_for_a_day(store: Store) -> None:
     await store.write(fact(), idempotency=KEY)
     left = await store.pipe.call("PTTL", store.keys.idempotency(KEY.key))
     assert IDEMPOTENCY_TTL_MS - 60_000 < left <= IDEMPOTENCY_TTL_MS
+    await store.write(fact(), idempotency=Idempotency("key-2", "body", 7_000))
+    assert 0 < await store.pipe.call("PTTL", store.keys.idempotency("key-2")) <= 7_000
 
 
 # Fences

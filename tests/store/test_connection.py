@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from eventstore.append import APPEND, FINISH, Append
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import CommandFailed, StoreUnavailable
 from eventstore.lanes import LANES, Lanes
-from eventstore.log import APPEND, FINISH, Append, Log
+from eventstore.log import Log
 from eventstore.schema import ORIGIN
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer

@@ -8,7 +8,7 @@ import itertools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventstore.log import HeldBy
+from eventstore.append import HeldBy
 from eventstore.schema import ConversationId
 from projections import control, conversations
 from projections.control import INITIAL, AlreadyTheirs, Release, Released, Take, Taken

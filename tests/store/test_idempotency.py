@@ -9,10 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from eventstore import keys
-from eventstore.connection import Pipe, pool_for
-from eventstore.errors import StoreUnavailable
-from eventstore.lanes import LANES, Lanes
-from eventstore.log import (
+from eventstore.append import (
     APPEND,
     FINISH,
     Append,
@@ -22,10 +19,13 @@ from eventstore.log import (
     Fenced,
     Idempotency,
     KeyReused,
-    Log,
     Outcome,
     fingerprint,
 )
+from eventstore.connection import Pipe, pool_for
+from eventstore.errors import StoreUnavailable
+from eventstore.lanes import LANES, Lanes
+from eventstore.log import Log
 from eventstore.schema import ORIGIN
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer

@@ -5,8 +5,20 @@ Every test takes only `store`, so that `test_mutants.py` can run it against a da
 
 from __future__ import annotations
 
+import asyncio
+
+from eventstore.append import (
+    FINISH,
+    Append,
+    Appended,
+    Control,
+    Disposal,
+    Duplicate,
+    Fenced,
+    NextItem,
+    Outcome,
+)
 from eventstore.lanes import LEASE_MS, Busy, Doorbell, Lost, NothingToTake, Renewed, Taken
-from eventstore.log import FINISH, Append, Appended, Control, Disposal, Duplicate, Fenced, NextItem, Outcome
 from eventstore.schema import Event, Position
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
@@ -374,6 +386,15 @@ async def test_retries_of_several_lanes_wake_each_at_its_time(store: Store) -> N
         written(await store.end((await take(store, name)).held, "retry", delay_ms=delay_ms * 100))
     assert await store.lanes().wake_due(store.clock() + 200) == 2
     assert await store.doorbells() == ["a", "b"]
+
+
+async def test_two_workers_that_look_for_due_retries_ring_once(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    written(await store.end((await take(store)).held, "retry", delay_ms=100))
+    due = store.clock() + 100
+    woken = await asyncio.gather(store.lanes("worker-1").wake_due(due), store.lanes("worker-2").wake_due(due))
+    assert sorted(woken) == [0, 1]
+    assert await store.doorbells() == ["l"]
 
 
 # Park and redrive

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import projections
+from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
 from eventstore.events.contacts import ContactCreated, ContactOptedIn, ContactOptedOut, ContactUpdated
 from eventstore.events.control import ControlReleased, ControlTaken
@@ -21,7 +22,6 @@ from eventstore.events.custom import Custom
 from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted, ReplyStarted
 from eventstore.events.sms import SmsRequested, SmsSent
-from eventstore.log import Append, Appended
 from eventstore.read_models import Change, Checkpoint, Generation, ReadModels
 from eventstore.schema import ORIGIN, Body, ConversationId, Event, OrgId
 from projections import PROJECTIONS, contacts

@@ -8,10 +8,11 @@ from typing import Any
 from redis.asyncio import ConnectionPool
 
 from eventstore import codec, keys
+from eventstore.append import APPEND, Append, Control, HeldBy
 from eventstore.connection import Argument, Pipe
 from eventstore.events.custom import Custom
 from eventstore.lanes import LANES
-from eventstore.log import APPEND, Append, Bounds, Control, HeldBy, Log
+from eventstore.log import Bounds, Log
 from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 
 from eventstore import keys
+from eventstore.append import FINISH, Append, Fenced
 from eventstore.errors import StoreUnavailable
 from eventstore.events.custom import Custom
 from eventstore.lanes import Lanes, Taken
-from eventstore.log import FINISH, Append, Fenced
 from eventstore.schema import ConversationId, Event
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.small_handlers import did, done, echo, handler, text_of

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from eventstore import keys
+from eventstore.append import Append, Appended, Disposal, Held, Outcome
 from eventstore.connection import Pipe
 from eventstore.events.custom import Custom
 from eventstore.events.replies import ReplyDelta
 from eventstore.lanes import LEASE_MS, Lanes, Taken
-from eventstore.log import Append, Appended, Disposal, Held, Log, Outcome
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position, Sibling
 from tests.support.clock import Clock
 from tests.support.snapshots import Snapshot, snapshot

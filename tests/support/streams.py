@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,9 @@ def events(url: str, headers: dict[str, str] | None = None) -> Iterator[ServerSe
     with (
         httpx.Client(timeout=READ_S) as client,
         connect_sse(client, "GET", url, headers=headers or {}) as source,
-        closing(source.iter_sse()) as stream,
     ):
         source.response.raise_for_status()
-        yield from stream
+        yield from source.iter_sse()
 
 
 def curl(url: str, *, last_event_id: str | None = None, until: str, after_lines: int | None = None) -> list[Event]:

@@ -10,11 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventstore import keys
+from eventstore.append import APPEND, Append, Appended, Control
 from eventstore.connection import Pipe, pool_for
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.lanes import LANES, Lanes
-from eventstore.log import APPEND, Append, Appended, Control, Log
+from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from tests.support.watching import Watcher
 from workers.clients.sms import SmsProvider

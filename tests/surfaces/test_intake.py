@@ -15,10 +15,11 @@ from edges.auth import DEMO, require
 from edges.bodies import MAX_BODY_BYTES, json_object, parse_body, raw_body
 from edges.errors import ApiError
 from edges.intake import Input, accept, record, webhook_key
+from eventstore.append import Append, Idempotency, fingerprint
 from eventstore.connection import Pipe
 from eventstore.errors import StoreUnavailable
 from eventstore.events import Custom
-from eventstore.log import Append, Idempotency, Log, fingerprint
+from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.schema import ORIGIN, ConversationId, Event
 from tests.support.edge_app import names_of, serving

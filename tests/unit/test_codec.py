@@ -176,13 +176,19 @@ def bodies() -> Iterator[st.SearchStrategy[Body]]:
     yield st.builds(ToolCompleted, tool=text, result=json_values)
     calls = st.lists(st.builds(ToolCall, id=text, tool=text, arguments=json_objects), max_size=3)
     yield st.builds(ReplyStepped, attempt=st.integers(1, 9), step=st.integers(1, 9), text=text, calls=calls)
-    yield st.builds(Custom, name=text.map("custom.".__add__), data=json_objects)
+    yield st.builds(Custom, name=st.from_regex(codec.CUSTOM_TYPE, fullmatch=True), data=json_objects)
 
 
 @given(body=st.one_of(*bodies()))
 def test_what_is_encoded_decodes_to_the_same(body: Body) -> None:
     type_, data, personal, _ = codec.encode(body, "customer", None)
     assert codec.decode(recorded(type_.decode(), data, personal)) == body
+
+
+@pytest.mark.parametrize("name", ["custom", "custom.", "custom.a;2", "custom.a\nb", "custom.a b", "other.a"])
+def test_a_custom_event_cannot_take_a_name_that_reads_as_another(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        codec.encode(Custom(name=name), "customer", None)
 
 
 @given(body=st.one_of(*bodies()))

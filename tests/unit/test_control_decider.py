@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eventstore.append import HeldBy
 from eventstore.events.control import ControlReleased, ControlTaken
-from eventstore.log import HeldBy
 from projections.control import INITIAL, ControlState, Release, Take, decide, evolve
 from projections.projection import fact, timestamp
 from tests.support.facts import at, recorded

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from eventstore.log import HeldBy, fingerprint
+from eventstore.append import HeldBy, fingerprint
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from workers.crm import Crm
 
