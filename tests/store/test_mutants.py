@@ -1,0 +1,140 @@
+"""The contract notices when the scripts are damaged: each mutant must fail at least one of its tests."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+from eventstore.append import APPEND
+from eventstore.connection import Argument, Pipe, Script, pool_for
+from eventstore.lanes import LANES
+from tests.store import test_append, test_lanes
+from tests.support.invariants import assert_invariants
+from tests.support.redis_servers import RedisServer
+from tests.support.store import Store
+
+Check = Callable[[Store], Awaitable[None]]
+
+
+class Mutant(NamedTuple):
+    name: str
+    script: Script
+    original: str
+    damaged: str
+
+
+MUTANTS = (
+    Mutant("any-body-for-a-key", APPEND, "if original ~= fingerprint then", "if false then"),
+    Mutant("keys-not-remembered", APPEND, "fingerprint ~= '' then\n  call('SET'", "false then\n  call('SET'"),
+    Mutant("token-not-checked", APPEND, "if lane[1] ~= token or lane[2] ~=", "if lane[2] ~="),
+    Mutant("owner-not-checked", APPEND, "lane[1] ~= token or lane[2] ~= ARGV[10]", "lane[1] ~= token"),
+    Mutant("head-not-checked", APPEND, "if head ~= '' and call(", "if false and call("),
+    Mutant("delta-sequence-off-by-one", APPEND, "tonumber(delta_seq) <= tonumber(", "tonumber(delta_seq) < tonumber("),
+    Mutant("delta-sequence-as-text", APPEND, "tonumber(delta_seq) <= tonumber(lane[3] or '0')",
+           "delta_seq <= (lane[3] or '0')"),
+    Mutant("delta-sequence-not-stored", APPEND, "call('HSET', held, 'ds', delta_seq)", "local _ = delta_seq"),
+    Mutant("epoch-not-checked", APPEND, "if epoch ~= '' and epoch ~= current_epoch then", "if false then"),
+    Mutant("epoch-not-counted", APPEND, "int(tonumber(current_epoch) + 1)", "int(tonumber(current_epoch))"),
+    Mutant("taken-from-its-holder", APPEND, "== 'take' and holder ~= ''", "== 'take' and holder == agent"),
+    Mutant("absent-not-checked", APPEND, "expected == 'absent' and actual > 0", "expected == 'absent' and actual > 1"),
+    Mutant("version-at-least", APPEND, "tonumber(expected) ~= actual)", "tonumber(expected) > actual)"),
+    Mutant("results-held-back", APPEND, "cap > 0 and token == '' and", "cap > 0 and"),
+    Mutant("cap-off-by-one", APPEND, "if length >= cap then", "if length > cap then"),
+    Mutant("clock-follows-the-server", APPEND, "if now > ms then", "if now ~= ms then"),
+    Mutant("lost-number-not-recovered", APPEND, "n = tonumber(tail[2][f + 1])", "n = 0"),
+    Mutant("tokens-not-trimmed", APPEND, "'MINID', '~', int(math.max(0, ms - retention))", "'MINID', '~', 0"),
+    Mutant("address-comes-back", APPEND, "if v == '1' and ARGV", "if ARGV"),
+    Mutant("bell-for-every-item", APPEND, "id) == 1 then", "id) >= 1 then"),
+    Mutant("no-doorbell", APPEND, "id) == 1 then", "id) == 0 then"),
+    Mutant("item-not-popped", APPEND, "if outcome == 'finish' then call('LPOP', queue) end", ""),
+    Mutant("sequence-carried-over", APPEND, "'a', '1', 'ds', '0', 'x'", "'a', '1', 'x'"),
+    Mutant("attempts-carried-over", APPEND, "call('HSET', held, 'a', '1', 'ds'", "call('HSET', held, 'ds'"),
+    Mutant("doorbell-not-acknowledged", APPEND, "call('XACK', KEYS[5], 'workers', doorbell)", ""),
+    Mutant("doorbell-not-deleted", APPEND, "call('XDEL', KEYS[5], doorbell)", ""),
+    Mutant("parked-not-listed", APPEND, "call('HSET', KEYS[8], lane, upcoming)", ""),
+    Mutant("release-counts", APPEND, "math.max(0, attempts - 1)", "attempts"),
+    Mutant("release-rings-not", APPEND, "      ring(lane, held)", ""),
+    Mutant("token-not-counted", LANES, "call('HINCRBY', KEYS[5], 'tk', 1)", "call('HINCRBY', KEYS[5], 'tk', 0)"),
+    Mutant("token-per-lane", LANES, "call('HINCRBY', KEYS[5], 'tk', 1)", "call('HINCRBY', KEYS[1], 'tk', 1)"),
+    Mutant("lease-ignored", LANES, "record[2] ~= owner and tonumber(record[3] or '0') > now", "false"),
+    Mutant("lease-never-ends", LANES, "tonumber(record[3] or '0') > now", "true"),
+    Mutant("parked-can-be-taken", LANES, "if record[5] == 'parked' then silence", "if false then silence"),
+    Mutant("old-bell-ends-the-wait", LANES, "and doorbell == '' and call('ZSCORE'", "and false and call('ZSCORE'"),
+    Mutant("old-bell-kept", LANES, "    silence(answered)\n", ""),
+    Mutant("old-bell-takes", LANES, "if doorbell ~= '' then return {'STALE'} end", ""),
+    Mutant("zombie-renews", LANES, "if record[1] ~= token or record[2] ~= owner then", "if record[2] ~= owner then"),
+    Mutant("renewed-to-nothing", LANES, "tonumber(ARGV[7])))\n  local position", "0))\n  local position"),
+    Mutant("sequence-kept-by-taking", LANES, "'a', attempts, 'ds', '0')", "'a', attempts)"),
+    Mutant("due-twice", LANES, "call('ZREM', KEYS[4]", "1 + call('ZREM', KEYS[4]"),
+    Mutant("redrive-keeps-the-count", LANES, "'s', '', 'a', '0')", "'s', '')"),
+    Mutant("redrive-rings-not", LANES, "'LLEN', KEYS[2]) > 0 then ring()", "'LLEN', KEYS[2]) > 99 then ring()"),
+    Mutant("redriven-still-listed", LANES, "call('HDEL', KEYS[7], lane)", ""),
+)  # fmt: skip
+
+
+class DamagedPipe(Pipe):
+    """Sends the damaged script in place of the real one."""
+
+    def __init__(self, server: RedisServer, damaged: Script | None) -> None:
+        super().__init__(pool_for(server.url), [script for script in (APPEND, LANES, damaged) if script])
+        self._damaged = damaged
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        damaged = self._damaged
+        return await super().run(damaged if damaged and damaged.name == script.name else script, keys, arguments)
+
+
+def checks(module: ModuleType) -> list[Check]:
+    """The tests of a module that need a store and nothing else."""
+    return [
+        check
+        for name, check in vars(module).items()
+        if name.startswith("test_") and list(inspect.signature(check).parameters) == ["store"]
+    ]
+
+
+CONTRACT = {APPEND: [*checks(test_append), *checks(test_lanes)], LANES: checks(test_lanes)}
+"""What is run against a damaged script; most likely to notice first."""
+
+
+async def first_failure(server: RedisServer, contract: list[Check], damaged: Script | None) -> str | None:
+    """The first test that fails with this script; None if all pass."""
+    pipe = DamagedPipe(server, damaged)
+    try:
+        for check in contract:
+            await pipe.call("FLUSHALL")
+            store = Store(pipe)
+            try:
+                await check(store)
+                if not store.broken_on_purpose:
+                    await assert_invariants(pipe)
+            except Exception as failure:  # whatever it is: the damage was noticed
+                return f"{check.__name__}: {failure!r}"
+        return None
+    finally:
+        await pipe.close()
+
+
+def damage(mutant: Mutant) -> Script:
+    script, original = mutant.script, mutant.original
+    found = script.text.count(original)
+    assert found == 1, f"{original!r} occurs {found} times in {script.name}: name another place"
+    text = script.text.replace(original, mutant.damaged)
+    return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest())
+
+
+async def test_the_scripts_as_they_are_pass(redis_server: RedisServer) -> None:
+    assert len(CONTRACT[APPEND]) > 60
+    assert await first_failure(redis_server, CONTRACT[APPEND], None) is None
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
+async def test_a_damaged_script_is_noticed(redis_server: RedisServer, mutant: Mutant) -> None:
+    noticed = await first_failure(redis_server, CONTRACT[mutant.script], damage(mutant))
+    assert noticed is not None, f"no test of the contract notices {mutant.original!r} -> {mutant.damaged!r}"
+    assert "compiling" not in noticed, f"the damaged script does not even run: {noticed}"
