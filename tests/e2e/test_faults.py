@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
+from eventstore.connection import Pipe, pool_for
+from eventstore.organizations import Organizations
 from tests.support.product import Command, Up, free_port, post_sms, twilio_sms, wait_until_serving
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.streams import Event, events, follow, ids, in_order, text_shown, without_positions
@@ -43,19 +46,25 @@ def fleet() -> Iterator[Fleet]:
         redis = RedisServer(binary, tcp=True, appendonly=True).start()
         stack.callback(redis.stop)
         env = {"TRUNKLINE_OFFLINE_DELAY_MS": "100", "TRUNKLINE_REDIS_URL": redis.url}
-        made = Command("org", "create", "acme", env=env)
-        assert made.wait() == 0, made.stderr
+        key = asyncio.run(organization_and_key(redis.url))
         port = free_port()
         edge = Command("edge", "--port", str(port), env=env)
         workers = [Command("worker", env=env) for _ in range(2)]
         for process in (edge, *workers):
             stack.callback(process.stop)
-        created = Command("key", "create", "acme", "--json", env=env)
-        assert created.wait() == 0, created.stderr
         url = f"http://127.0.0.1:{port}"
         wait_until_serving(url)
-        yield Fleet(url, json.loads(created.stdout)["api_key"], redis, edge, workers)
+        yield Fleet(url, key, redis, edge, workers)
         assert edge.process.poll() is not None or edge.stop() == 0, edge.stderr
+
+
+async def organization_and_key(url: str) -> str:
+    pipe = Pipe(pool_for(url))
+    organizations = Organizations(pipe)
+    acme = await organizations.ensure("acme", "Acme")
+    key = await organizations.create_key(acme.id)
+    await pipe.close()
+    return key
 
 
 def ask(fleet: Fleet, conversation: str, text: str = "Please tell me about your opening hours") -> None:

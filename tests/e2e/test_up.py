@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -108,3 +110,30 @@ def test_the_tail_command_prints_what_happens(data_dir: Path) -> None:
     finally:
         tail.stop()
         assert up.stop() == 0, up.stderr
+
+
+def test_organizations_and_keys_are_made_and_revoked_by_command(data_dir: Path) -> None:
+    up = Up(data_dir)
+    store = ("--redis-url", up.facts["redis_url"])
+    try:
+        assert said(Command("org", "create", "Acme Bikes", "--json", *store))["organization"] == "acme-bikes"
+        assert said(Command("org", "number", "add", "acme-bikes", "+15550100199", "--json", *store))
+        key = said(Command("key", "create", "acme-bikes", "--scope", "events:read", "--json", *store))["api_key"]
+        header = {"X-Tenant-API-Key": key}
+        assert httpx.get(f"{up.url}/v1/events", headers=header).json() == {"events": []}
+        forbidden = httpx.post(f"{up.url}/v1/events", json={"events": [{"type": "custom.x"}]}, headers=header)
+        assert forbidden.status_code == 403
+        revoked = Command("key", "revoke", "acme-bikes", key, *store)
+        assert revoked.wait() == 0, revoked.stderr
+        deadline = time.monotonic() + 5
+        while httpx.get(f"{up.url}/v1/events", headers=header).status_code != 401:
+            assert time.monotonic() < deadline
+    finally:
+        assert up.stop() == 0, up.stderr
+
+
+def said(command: Command) -> dict[str, Any]:
+    """What a command prints with --json."""
+    assert command.wait() == 0, command.stderr
+    facts: dict[str, Any] = json.loads(command.stdout)
+    return facts
