@@ -77,7 +77,7 @@ def _redis_benchmark(port: int, calls: int) -> float:
     # A digest of printable bytes: the command line cannot carry a raw one. Its length is the same.
     values[-1] = "d" * 32
     command = [
-        "redis-benchmark", "-p", str(port), "-c", str(IN_FLIGHT), "-n", str(calls), "-r", "999999999999", "--csv",
+        "redis-benchmark", "-p", str(port), "-c", str(IN_FLIGHT), "-n", str(calls), "-r", "1000000000", "--csv",
         "EVALSHA", APPEND.sha, str(len(names)), *names, *(_text(value) for value in values),
     ]  # fmt: skip
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -56,9 +56,8 @@ class EdgeSettings(NamedTuple):
 
 def build(settings: EdgeSettings) -> web.Application:
     """The application; connections are made when it starts."""
-    app = web.Application(
-        middlewares=[error_middleware, cors_middleware(settings.cors_origins)], client_max_size=MAX_BODY_BYTES
-    )
+    cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
+    app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
     pool = pool_for(settings.redis_url)
     pipe = Pipe(pool, [APPEND, LIMIT], timeout_s=REPLY_LIMIT_S)
     blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
@@ -71,7 +70,8 @@ def build(settings: EdgeSettings) -> web.Application:
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)
     app.on_response_prepare.append(limits.add_headers)
-    app.on_response_prepare.append(cors.add_headers)
+    if settings.cors_origins:
+        app.on_response_prepare.append(cors.add_headers)
     app.on_shutdown.append(app[STREAMS].close_all)
 
     async def background(app: web.Application) -> AsyncIterator[None]:

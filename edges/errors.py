@@ -7,12 +7,14 @@ so a client needs one way to read errors. Once bytes have left, the stream break
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_client import Counter
 
 from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
@@ -196,8 +198,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             response = _answer(request, error)
         status = f"{response.status // 100}xx"
     finally:
-        REQUESTS.labels(route_of(request), status).inc()
+        _counter(route_of(request), status).inc()
     return response
+
+
+@lru_cache(maxsize=1_024)
+def _counter(route: str, status: str) -> Counter:
+    """Finding a labelled metric costs more than counting with it."""
+    return REQUESTS.labels(route, status)
 
 
 def route_of(request: web.Request) -> str:

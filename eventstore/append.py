@@ -252,9 +252,5 @@ def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Pos
 
 def fingerprint(*parts: str | bytes) -> str:
     """A digest of an input, or of what names it; parts are length-prefixed, so no two lists collide."""
-    digest = sha256()
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return digest.hexdigest()
+    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
+    return sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()

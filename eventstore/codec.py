@@ -18,7 +18,6 @@ from eventstore.schema import Body, ConversationId, OrgId, Position, Recorded, U
 from eventstore.upcasters import SCHEMA_VERSIONS, UPCASTERS, upcast
 
 CUSTOM_TYPE = re.compile(r"custom(\.[A-Za-z0-9_-]+)+")
-"""What the organization's own events may be called."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
@@ -51,6 +50,12 @@ def _parts(body: type[Body]) -> tuple[tuple[tuple[str, Any], ...], tuple[tuple[s
     return tuple(public), tuple(personal)
 
 
+@lru_cache(maxsize=4_096)
+def is_custom_type(name: str) -> bool:
+    """Whether the organization's own events may be called this."""
+    return CUSTOM_TYPE.fullmatch(name) is not None
+
+
 def personal_fields(body: type[Body]) -> frozenset[str]:
     return frozenset(name for name, _ in _parts(body)[1])
 
@@ -58,7 +63,7 @@ def personal_fields(body: type[Body]) -> frozenset[str]:
 def encode(body: Body, actor: str, conversation: ConversationId | None) -> Fields:
     name = body.type
     if isinstance(body, events.Custom):
-        if not CUSTOM_TYPE.fullmatch(name):
+        if not is_custom_type(name):
             raise ValueError(f"not a name for a custom event: {name[:80]!r}")
         data, personal = _encode(body.data), b"{}"
     else:

@@ -271,7 +271,7 @@ def _event(
 def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at: int) -> tuple[Body, str | None]:
     where = f"events[{at}]"
     match new.type:
-        case name if codec.CUSTOM_TYPE.fullmatch(name):
+        case name if codec.is_custom_type(name):
             return Custom(name=name, data=new.data), None
         case "message.received":
             if conversation is None:
