@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import structlog
 from aiohttp import web
 
 from edges.ring import Dialect, Entry, Ring
@@ -20,6 +21,8 @@ from edges.wire import HEARTBEAT_S, Frame, Wire, http_chunk
 from eventstore.events import DELTA_TYPES
 from eventstore.schema import OrgId, Position, Recorded
 from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
+
+logger = structlog.get_logger(__name__)
 
 
 class Filter(NamedTuple):
@@ -156,7 +159,7 @@ class Channel:
         data = self.format.packed(payload)
         full: list[Subscriber] = []
         for subscriber in self.live:
-            if subscriber.protocol.writing_paused:
+            if subscriber.protocol.writing_paused or subscriber.transport.is_closing():
                 full.append(subscriber)
             else:
                 subscriber.transport.write(data)
@@ -171,6 +174,12 @@ class Channel:
         self.live.discard(subscriber)
         subscriber.position = position
         subscriber.notify()
+
+    def dissolve(self, position: Position) -> None:
+        """Everybody leaves with what they had, and goes on alone."""
+        self.pending = []
+        for subscriber in tuple(self.live):
+            self.leave(subscriber, position)
 
     def beat(self, now: float, last_fact: Position, head: Position) -> None:
         """After 15 s of silence: where the client stands if the log moved on without it, else a sign of life."""
@@ -254,7 +263,11 @@ class Audience:
                 for watch in self._watches.get(scope, ()):
                     watch.put(event)
         for channel in touched.values():
-            channel.flush(before)
+            try:
+                channel.flush(before)
+            except Exception:  # an event that one dialect cannot show must not cost anybody else a frame
+                logger.exception("a channel failed", organization=self.org, position=str(self.ring.head))
+                channel.dissolve(before)
         if self._arrivals:
             self._arrived()
 

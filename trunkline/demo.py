@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
 from eventstore.data_dir import write_json
 from eventstore.organizations import Organizations
 from eventstore.schema import OrgId
+from projections import phones
+from trunkline.settings import Settings
 
 DEMO = OrgId("demo")
 
@@ -18,10 +18,15 @@ class Demo(msgspec.Struct, frozen=True):
     api_key: str
 
 
-async def open_demo(organizations: Organizations, data_dir: Path, name: str) -> Demo:
-    """Creates what is missing. A key that the store does not know any more (another Redis, revoked) is replaced."""
-    path = data_dir / "organization.json"
-    await organizations.ensure(DEMO, name)
+async def open_demo(organizations: Organizations, settings: Settings) -> Demo:
+    """Creates what is missing. A key that the store does not know any more (another Redis, revoked) is replaced.
+
+    The configured telephone number stays its own when other organizations come.
+    """
+    path = settings.data_dir / "organization.json"
+    await organizations.ensure(DEMO, settings.default_organization_name)
+    if settings.twilio_phone_number is not None:
+        await organizations.map_number(DEMO, phones.e164(settings.twilio_phone_number))
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Demo)
         owner = await organizations.authenticate(known.api_key)

@@ -21,7 +21,9 @@ def configure() -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal),
     ]
     if on_terminal:
-        rendered: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        rendered: list[structlog.typing.Processor] = [
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        ]
     else:
         rendered = [
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),

@@ -49,7 +49,7 @@ def run_up(options: UpOptions) -> int:
 async def _up(settings: Settings, listener: socket.socket, as_json: bool) -> None:
     # Left in reverse order: the edge drains while the worker still answers, then the worker, then Redis.
     async with _redis(settings) as redis, connected(redis.url) as pipe:
-        demo = await open_demo(Organizations(pipe), settings.data_dir, settings.default_organization_name)
+        demo = await open_demo(Organizations(pipe), settings)
         async with (
             WorkerChild(Presence(pipe), redis.worker_options) as worker,
             serving(settings, redis.url, listener, development=_is_development(settings)),

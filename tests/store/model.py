@@ -203,6 +203,7 @@ class ModelStore:
             self.lanes.pop(name, None)
             return NothingToTake("empty")
         if lane.parked:
+            self.doorbells.pop(lane.doorbell, None)  # rung for a retry that was due after the lane had been parked
             return NothingToTake("parked")
         if doorbell and not lane.doorbell and name in self.delayed:
             return NothingToTake("stale")
