@@ -7,7 +7,6 @@ import msgspec
 from eventstore.data_dir import write_json
 from eventstore.organizations import Organizations
 from eventstore.schema import OrgId
-from projections import phones
 from trunkline.settings import Settings
 
 DEMO = OrgId("demo")
@@ -26,7 +25,7 @@ async def open_demo(organizations: Organizations, settings: Settings) -> Demo:
     path = settings.data_dir / "organization.json"
     await organizations.ensure(DEMO, settings.default_organization_name)
     if settings.twilio_phone_number is not None:
-        await organizations.map_number(DEMO, phones.e164(settings.twilio_phone_number))
+        await organizations.map_number(DEMO, settings.twilio_phone_number)
     try:
         known = msgspec.json.decode(path.read_bytes(), type=Demo)
         owner = await organizations.authenticate(known.api_key)

@@ -96,6 +96,16 @@ class Settings(BaseSettings):
             raise ValueError("expected an address that starts with https:// or http://")
         return value.rstrip("/") if value else None
 
+    @field_validator("twilio_phone_number")
+    @classmethod
+    def _is_phone_number(cls, value: str | None) -> str | None:
+        from projections import phones  # not at import time: `trunkline --help` needs no telephone numbers
+
+        try:
+            return phones.e164(value) if value is not None else None
+        except ValueError:
+            raise ValueError("expected a phone number such as +15550100") from None
+
     @property
     def twilio_is_configured(self) -> bool:
         return bool(self.twilio_account_sid and self.twilio_auth_token)
