@@ -176,7 +176,7 @@ async def outcome(request: web.Request, caller: Caller, run: Position, timeout_s
             events = await log.read_run(caller.org, run, deltas=False)
             try:
                 async with asyncio.timeout(timeout_s):
-                    while not (events and ends_run(events[-1])):
+                    while (end := next((at for at, event in enumerate(events) if ends_run(event)), None)) is None:
                         arrived = await watch.take()
                         events += [event for event in arrived if not events or event.position > events[-1].position]
             except TimeoutError:
@@ -184,4 +184,4 @@ async def outcome(request: web.Request, caller: Caller, run: Position, timeout_s
                     503, "NO_WORKER", f"no answer in {timeout_s:.0f} s; follow it at /v1/runs/{run}/stream",
                     {"Retry-After": "5", **run_headers(run)},
                 ) from None  # fmt: skip
-    return events
+    return events[: end + 1]  # what follows from the answer comes after it, in the same step or later
