@@ -49,14 +49,21 @@ class Start(NamedTuple):
     seen: bool = False
 
 
-def requested(request: web.Request) -> Requested | None:
-    """From `Last-Event-ID`, else `last_event_id`, else `after`; None means from now on. Malformed: 400."""
+def last_seen(request: web.Request) -> Requested | None:
+    """From `Last-Event-ID`, else `last_event_id`: what the client was sent last. Malformed: 400."""
     for source, text in (
         ("Last-Event-ID", request.headers.get("Last-Event-ID")),
         ("last_event_id", request.query.get("last_event_id")),
     ):
         if text:
             return Requested(text, _position(source, text), resumes=True)
+    return None
+
+
+def requested(request: web.Request) -> Requested | None:
+    """What the client was sent last, else `after`; None means from now on. Malformed: 400."""
+    if (seen := last_seen(request)) is not None:
+        return seen
     after = request.query.get("after", "").strip()
     if after in ("", "now"):
         return None

@@ -61,8 +61,8 @@ async def start_or_attach(
     request: web.Request, caller: Caller, wanted: RunRequest, wire: Wire, dialect: Dialect
 ) -> web.StreamResponse:
     """The stream of the run this request starts, or of the one it started before it lost the connection."""
-    seen = resume.requested(request)
-    if seen is not None and seen.resumes and "after" not in request.query:
+    seen = resume.last_seen(request)
+    if seen is not None:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
