@@ -12,11 +12,12 @@ import msgspec
 from aiohttp import web
 
 from edges.auth import Caller
-from edges.errors import ApiError
+from edges.errors import ApiError, of_store
 from edges.runs import ANSWER_GRACE_S, RunRequest, begin, outcome
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.append import fingerprint
+from eventstore.errors import StoreError
 from eventstore.events.tools import ToolCompleted, ToolFailed
 from eventstore.schema import Position
 
@@ -36,8 +37,10 @@ def is_envelope(body: dict[str, Any]) -> bool:
 
 async def answer(request: web.Request, caller: Caller, raw: bytes, body: dict[str, Any]) -> web.Response:
     """Runs every call by its own function name; the route's tool is only the default."""
-    calls = parse(body["message"], request.match_info["tool"])[:MAX_CALLS]
-    results = await asyncio.gather(*(_result(request, caller, call) for call in calls))
+    calls = parse(body["message"], request.match_info["tool"])
+    results = await asyncio.gather(*(_result(request, caller, call) for call in calls[:MAX_CALLS]))
+    too_many = f"more than {MAX_CALLS} calls in one message"
+    results += [{"toolCallId": call.id, "name": call.name, "error": too_many} for call in calls[MAX_CALLS:]]
     return web.json_response({"results": results}, dumps=lambda value: msgspec.json.encode(value).decode())
 
 
@@ -49,6 +52,8 @@ async def _result(request: web.Request, caller: Caller, call: Call) -> dict[str,
         return named | await _text(request, caller, accepted.positions[0], wanted)
     except ApiError as error:
         return named | {"error": single_line(error.message)}
+    except StoreError as error:
+        return named | {"error": of_store(error).message}
 
 
 def _wanted(call: Call) -> RunRequest:
