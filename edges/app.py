@@ -27,6 +27,8 @@ from edges.cors import cors_middleware
 from edges.dialects import DIALECTS
 from edges.errors import error_middleware
 from edges.open_streams import STREAMS, OpenStreams
+from edges.pace import PACE, Pace
+from edges.ring import Window
 from edges.tail import TAILER, Tailer
 from edges.webhooks import WEBHOOK_SOURCES
 from eventstore.append import APPEND
@@ -52,6 +54,8 @@ class EdgeSettings(NamedTuple):
     cors_origins: tuple[str, ...] = ()
     max_facts: int = 0
     durability: Durability = "local"
+    pace: Pace = Pace()
+    window: Window = Window()
 
 
 def build(settings: EdgeSettings) -> web.Application:
@@ -65,7 +69,9 @@ def build(settings: EdgeSettings) -> web.Application:
     log = Log(pipe, max_facts=settings.max_facts)
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
     app[DEVELOPMENT], app[QUOTA], app[TWILIO] = settings.development, settings.quota, settings.twilio
-    app[TAILER], app[STREAMS] = Tailer(log, blocking), OpenStreams(organizations)
+    app[PACE] = settings.pace
+    app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
+    app[STREAMS] = OpenStreams(organizations)
     app[STARTED] = time.monotonic()
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import structlog
 from aiohttp import web
 
-from edges.ring import Dialect, Entry, Ring
-from edges.wire import HEARTBEAT_S, Frame, Wire, http_chunk
+from edges.ring import Dialect, Entry, Ring, Window
+from edges.wire import Frame, Wire, http_chunk
 from eventstore.events import DELTA_TYPES
 from eventstore.schema import OrgId, Position, Recorded
 from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
@@ -181,10 +181,8 @@ class Channel:
         for subscriber in tuple(self.live):
             self.leave(subscriber, position)
 
-    def beat(self, now: float, last_fact: Position, head: Position) -> None:
-        """After 15 s of silence: where the client stands if the log moved on without it, else a sign of life."""
-        if now - self.last_write < HEARTBEAT_S:
-            return
+    def beat(self, last_fact: Position, head: Position) -> None:
+        """After a silence: where the client stands if the log moved on without it, else a sign of life."""
         if self.format.tells_position and last_fact > self.told:
             self.told = last_fact
             self.write(self.format.position(last_fact), head)
@@ -195,9 +193,10 @@ class Channel:
 class Audience:
     """All channels of one organization, found by what an event names: itself, its conversation, its run."""
 
-    def __init__(self, org: OrgId, head: Position, last_fact: Position) -> None:
+    def __init__(self, org: OrgId, head: Position, last_fact: Position, window: Window) -> None:
         self.org = org
-        self.ring = Ring(head)
+        self.ring = Ring(head, window)
+        self._window = window
         self.last_fact = last_fact
         self.last_event: Position | None = None
         self.streams = 0
@@ -278,13 +277,14 @@ class Audience:
                 arrival.set_result(None)
         self._arrivals = [(position, arrival) for position, arrival in self._arrivals if not arrival.done()]
 
-    def beat(self, now: float) -> None:
+    def beat(self, silent_since: float) -> None:
         for channel in self.channels():
-            channel.beat(now, self.last_fact, self.ring.head)
+            if channel.last_write <= silent_since:
+                channel.beat(self.last_fact, self.ring.head)
 
     def shortened(self, head: Position, last_fact: Position) -> None:
         """The log came back shorter than what was shown: everybody starts again, and is told so."""
-        self.ring = Ring(head)
+        self.ring = Ring(head, self._window)
         self.last_fact = last_fact
         self.last_event = None
         self.last_number = None

@@ -17,20 +17,18 @@ from edges.app_keys import LOG
 from edges.auth import Caller
 from edges.channels import Audience, Filter, Format, Subscriber
 from edges.open_streams import STREAMS
+from edges.pace import PACE, Pace
 from edges.resume import Gap, Start, gap_from_start
 from edges.ring import Entry
 from edges.tail import TAILER
-from edges.wire import HEARTBEAT_S, SSE, Frame, retry
+from edges.wire import SSE, Frame, retry
 from eventstore.errors import StoreUnavailable
 from eventstore.log import PAGE, Log
 from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
-STALL_S = 60.0
-"""A client that has read nothing for this long is cut; it resumes when it returns."""
 WRITE_BUFFER_BYTES = 256 * 1024
 CATCH_UP_BYTES = 64 * 1024
-REACH_S = 5.0
 
 
 class Plan(NamedTuple):
@@ -74,7 +72,7 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
                 if plan.start.gap is not None:
                     opening += _gap_bytes(plan, plan.start.gap)
                 subscriber.prefix = opening + plan.opening
-                await _reached(audience, max(subscriber.position, plan.begins))
+                await _reached(audience, max(subscriber.position, plan.begins), request.app[PACE])
                 await _follow(request, log, audience, subscriber, plan)
                 await response.write_eof()
             except StreamCut:
@@ -92,10 +90,10 @@ def _counted(dialect: str, wire: str) -> Iterator[None]:
         gauge.dec()
 
 
-async def _reached(audience: Audience, position: Position) -> None:
+async def _reached(audience: Audience, position: Position, pace: Pace) -> None:
     """A client may have been shown more by another process, or have appended more, than this tailer has seen yet."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(REACH_S):
+        async with asyncio.timeout(pace.reach_s):
             await audience.reach(position)
 
 
@@ -112,7 +110,7 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         subscriber.wake = loop.create_future()
         channel = audience.join(subscriber, plan.filter, plan.format)
         try:
-            await _woken(subscriber.wake, plan)
+            await _woken(subscriber.wake, plan, request.app[PACE])
         finally:
             audience.part(subscriber, channel)
             subscriber.wake = None
@@ -123,10 +121,10 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         await _drained(request, subscriber)
 
 
-async def _woken(wake: asyncio.Future[None], plan: Plan) -> None:
+async def _woken(wake: asyncio.Future[None], plan: Plan, pace: Pace) -> None:
     if plan.alive is None:
         return await wake
-    while not (await asyncio.wait((wake,), timeout=HEARTBEAT_S))[0]:
+    while not (await asyncio.wait((wake,), timeout=pace.heartbeat_s))[0]:
         with suppress(StoreUnavailable):  # nobody can say who is alive; the tailer waits for the log too
             if not await plan.alive():
                 raise StreamCut
@@ -197,11 +195,12 @@ async def _send(request: web.Request, subscriber: Subscriber, format: Format, pa
 
 
 async def _drained(request: web.Request, subscriber: Subscriber) -> None:
-    """Until the client has read most of what was written; a client that reads nothing for a minute is cut."""
+    """Until the client has read most of what was written; one that reads nothing for long is cut."""
+    stall_s = request.app[PACE].stall_s
     while subscriber.protocol.writing_paused:
         left = subscriber.transport.get_write_buffer_size()
         try:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout(stall_s):
                 await request.writer.drain()
         except TimeoutError:
             if subscriber.transport.get_write_buffer_size() >= left:

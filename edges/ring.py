@@ -11,8 +11,6 @@ from typing import NamedTuple
 from edges.wire import Frame, Wire
 from eventstore.schema import Position, Recorded
 
-MAX_EVENTS = 4_096
-MAX_BYTES = 8 * 1024 * 1024
 _ENTRY_OVERHEAD = 700
 
 
@@ -44,10 +42,18 @@ class Entry:
         return encoded
 
 
+class Window(NamedTuple):
+    """How much of the log's end is kept in memory, for each organization that somebody follows."""
+
+    events: int = 4_096
+    bytes: int = 8 * 1024 * 1024
+
+
 class Ring:
     """A window over the log's end. `floor` is the position after which everything up to `head` is in memory."""
 
-    def __init__(self, head: Position) -> None:
+    def __init__(self, head: Position, window: Window) -> None:
+        self._window = window
         self.floor = head
         self.head = head
         self._entries: deque[Entry] = deque()
@@ -59,7 +65,7 @@ class Ring:
             self._bytes += entry.size
         if entries:
             self.head = entries[-1].event.position
-        while self._entries and (len(self._entries) > MAX_EVENTS or self._bytes > MAX_BYTES):
+        while self._entries and (len(self._entries) > self._window.events or self._bytes > self._window.bytes):
             dropped = self._entries.popleft()
             self._bytes -= dropped.size
             self.floor = dropped.event.position

@@ -15,8 +15,9 @@ import structlog
 from aiohttp import web
 
 from edges.channels import Audience, Subscriber
+from edges.pace import Pace
 from edges.resume import survives
-from edges.ring import Entry
+from edges.ring import Entry, Window
 from eventstore import keys
 from eventstore.connection import Pipe
 from eventstore.errors import StoreUnavailable
@@ -36,9 +37,11 @@ IDLE_AUDIENCE_S = 60.0
 class Tailer:
     """`blocking` is a pipe of its own, whose timeout is longer than the time a bell may stay silent."""
 
-    def __init__(self, log: Log, blocking: Pipe) -> None:
+    def __init__(self, log: Log, blocking: Pipe, pace: Pace, window: Window) -> None:
         self._log = log
         self._blocking = blocking
+        self._pace = pace
+        self._window = window
         self._audiences: dict[OrgId, Audience] = {}
         self._bells: dict[int, str] = {}
         self._idle_since: dict[OrgId, float] = {}
@@ -81,7 +84,7 @@ class Tailer:
                 self._bells[shard] = await self._bell_end(shard)
                 await self._resubscribe()
             bounds = await self._log.bounds(org)
-            audience = Audience(org, bounds.clock, bounds.last or ORIGIN)
+            audience = Audience(org, bounds.clock, bounds.last or ORIGIN, self._window)
             self._audiences[org] = audience
             self._dirty.add(org)
             return audience
@@ -178,10 +181,10 @@ class Tailer:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._pace.beat_s)
             now = time.monotonic()
             for audience in self._audiences.values():
-                audience.beat(now)
+                audience.beat(now - self._pace.heartbeat_s)
             for org, since in list(self._idle_since.items()):
                 if now - since > IDLE_AUDIENCE_S:
                     del self._idle_since[org]

@@ -6,8 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-HEARTBEAT_S = 15.0
-
 SSE_TYPE = "text/event-stream; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
 

@@ -1,0 +1,20 @@
+"""How long streams wait: the defaults are what clients are promised, tests wait less."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from aiohttp import web
+
+
+class Pace(NamedTuple):
+    """`heartbeat_s` of silence, then a sign of life; `stall_s` without progress, then a client is cut; `reach_s` until
+    a position that this process has not read yet is looked at again; `beat_s` between looks at who was silent."""
+
+    heartbeat_s: float = 15.0
+    stall_s: float = 60.0
+    reach_s: float = 5.0
+    beat_s: float = 1.0
+
+
+PACE = web.AppKey("pace", Pace)
