@@ -25,6 +25,9 @@ from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
 logger = structlog.get_logger(__name__)
 
 
+FIRST_PAGE = 64
+
+
 class Filter(NamedTuple):
     """What a subscriber wants. `scope` is "" (the organization), a conversation id, or "run:<position>"."""
 
@@ -51,6 +54,15 @@ class Filter(NamedTuple):
         return event.conversation == self.scope
 
 
+class Shown(NamedTuple):
+    """Bytes for some events: how many there are of them, the last id that is sent, whether the stream is over."""
+
+    payload: bytes
+    events: int
+    last: Position | None
+    over: bool
+
+
 class Format(NamedTuple):
     """How it is shown. `ends` says after which event the stream is over (None: never)."""
 
@@ -60,18 +72,19 @@ class Format(NamedTuple):
     ends: Callable[[Recorded], bool] | None = None
     tells_position: bool = False
 
-    def bytes_of(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> tuple[bytes, bool, int]:
-        """The payload for these events, whether the stream is over with it, and how many events it shows."""
+    def shown(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> Shown:
         parts: list[bytes] = []
-        shown = 0
+        last: Position | None = None
         for entry in entries:
             if not accepts(entry.event):
                 continue
-            shown += 1
-            parts.append(entry.bytes_for(self.dialect, self.wire))
+            encoded = entry.bytes_for(self.dialect, self.wire)
+            parts.append(encoded)
+            if encoded:
+                last = entry.event.position
             if self.ends is not None and self.ends(entry.event):
-                return b"".join(parts), True, shown
-        return b"".join(parts), False, shown
+                return Shown(b"".join(parts), len(parts), last, True)
+        return Shown(b"".join(parts), len(parts), last, False)
 
     def packed(self, payload: bytes) -> bytes:
         return http_chunk(payload) if self.chunked and payload else payload
@@ -85,21 +98,25 @@ class Format(NamedTuple):
 class Subscriber:
     """One open stream. `wake` is done when its handler has something to do; `position` counts only when not live.
 
-    `prefix` waits for the first bytes from the log, and leaves in one write with them.
+    `prefix` waits for the first bytes from the log, and leaves in one write with them. `told` is the last position
+    that the client was sent. `restarts` is how often it has been told that the log became shorter, `page` how many
+    events it is worth reading at once.
     """
 
-    __slots__ = ("ended", "gap", "position", "prefix", "protocol", "transport", "wake")
+    __slots__ = ("ended", "page", "position", "prefix", "protocol", "restarts", "told", "transport", "wake")
 
-    def __init__(self, request: web.Request, position: Position) -> None:
+    def __init__(self, request: web.Request, position: Position, restarts: int) -> None:
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
         self.transport = transport
         self.protocol = request.protocol
         self.position = position
+        self.told = position
+        self.page = FIRST_PAGE
         self.prefix = b""
         self.ended = False
-        self.gap = False
+        self.restarts = restarts
         self.wake: asyncio.Future[None] | None = None
 
     def notify(self) -> None:
@@ -144,13 +161,13 @@ class Channel:
     def flush(self, before: Position) -> None:
         """Writes what is pending; who cannot take it now leaves with the position before it."""
         pending, self.pending = self.pending, []
-        payload, over, shown = self.format.bytes_of(pending, self.filter.accepts)
-        if payload:
-            delivered = self.write(payload, before)
-            FRAMES.inc(delivered * shown)
-            self.told = pending[-1].event.position
+        shown = self.format.shown(pending, self.filter.accepts)
+        if shown.last is not None:
+            delivered = self.write(shown.payload, before)
+            FRAMES.inc(delivered * shown.events)
+            self.told = shown.last
             DELIVERY_SECONDS.observe(max(0.0, time.time() - pending[-1].event.position.ms / 1000))
-        if over:
+        if shown.over:
             for subscriber in tuple(self.live):
                 subscriber.ended = True
                 self.leave(subscriber, before)
@@ -172,7 +189,7 @@ class Channel:
 
     def leave(self, subscriber: Subscriber, position: Position) -> None:
         self.live.discard(subscriber)
-        subscriber.position = position
+        subscriber.position = subscriber.told = position
         subscriber.notify()
 
     def dissolve(self, position: Position) -> None:
@@ -190,17 +207,26 @@ class Channel:
             self.write(self.format.wire.heartbeat, head)
 
 
+class End(NamedTuple):
+    """Where a log ends: its latest event, and its latest fact with that fact's number (None: it is not known)."""
+
+    clock: Position
+    last_fact: Position
+    last_number: int | None
+
+
 class Audience:
     """All channels of one organization, found by what an event names: itself, its conversation, its run."""
 
-    def __init__(self, org: OrgId, head: Position, last_fact: Position, window: Window) -> None:
+    def __init__(self, org: OrgId, end: End, window: Window) -> None:
+        head, last_fact, last_number = end
         self.org = org
         self.ring = Ring(head, window)
         self._window = window
         self.last_fact = last_fact
-        self.last_event: Position | None = None
         self.streams = 0
-        self.last_number: int | None = None
+        self.restarts = 0
+        self.last_number = last_number
         self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
         self._watches: dict[str, list[Watch]] = {}
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
@@ -224,7 +250,7 @@ class Audience:
                     del self._channels[channel.filter.scope]
 
     async def reach(self, position: Position) -> None:
-        """Waits until the tailer has seen a position that is on the log already."""
+        """Waits until the tailer has seen a position that is on the log already, or the log became shorter."""
         if self.ring.head < position:
             arrival = asyncio.get_running_loop().create_future()
             self._arrivals.append((position, arrival))
@@ -246,11 +272,10 @@ class Audience:
         """Takes new events in and writes them to everybody concerned: one write per channel and subscriber."""
         before = self.ring.head
         self.ring.extend(entries)
-        self.last_event = self.ring.head
         touched: dict[int, Channel] = {}
         for entry in entries:
             event = entry.event
-            if event.is_fact:
+            if event.number is not None:
                 self.last_fact = event.position
                 self.last_number = event.number
             for scope in ("", event.conversation, f"run:{event.run}"):
@@ -282,16 +307,21 @@ class Audience:
             if channel.last_write <= silent_since:
                 channel.beat(self.last_fact, self.ring.head)
 
-    def shortened(self, head: Position, last_fact: Position) -> None:
-        """The log came back shorter than what was shown: everybody starts again, and is told so."""
-        self.ring = Ring(head, self._window)
-        self.last_fact = last_fact
-        self.last_event = None
-        self.last_number = None
+    def shortened(self, end: End) -> None:
+        """The log came back shorter than what was shown: everybody starts again, and is told so.
+
+        Those who are not live notice by the number of restarts: they catch up, or wait for a position.
+        """
+        shown = self.ring.head
+        self.ring = Ring(end.clock, self._window)
+        self.last_fact, self.last_number = end.last_fact, end.last_number
+        self.restarts += 1
         for channel in self.channels():
-            for subscriber in tuple(channel.live):
-                subscriber.gap = True
-                channel.leave(subscriber, head)
+            channel.dissolve(shown)
+        arrivals, self._arrivals = self._arrivals, []
+        for _, arrival in arrivals:
+            if not arrival.done():
+                arrival.set_result(None)
 
     def channels(self) -> list[Channel]:
         return [channel for scope in self._channels.values() for channel in scope.values()]

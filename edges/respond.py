@@ -18,8 +18,8 @@ from edges.auth import Caller
 from edges.channels import Audience, Filter, Format, Subscriber
 from edges.open_streams import STREAMS
 from edges.pace import PACE, Pace
-from edges.resume import Gap, Start, gap_from_start
-from edges.ring import Entry
+from edges.resume import Gap, Start, gap_from_start, survives
+from edges.ring import Entry, pieces
 from edges.tail import TAILER
 from edges.wire import SSE, Frame, retry
 from eventstore.errors import StoreUnavailable
@@ -29,6 +29,8 @@ from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUB
 
 WRITE_BUFFER_BYTES = 256 * 1024
 CATCH_UP_BYTES = 64 * 1024
+PAGE_BYTES = 512 * 1024
+"""A page larger than this is followed by a smaller one: a slow client must not keep much of the log in memory."""
 
 
 class Plan(NamedTuple):
@@ -60,7 +62,7 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
         if request.version >= (1, 1):
             response.headers["Connection"] = "keep-alive"
         await response.prepare(request)
-        subscriber = Subscriber(request, plan.start.position)
+        subscriber = Subscriber(request, plan.start.position, audience.restarts)
         subscriber.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         with (
             request.app[STREAMS].opened(plan.caller, subscriber.transport),
@@ -72,7 +74,7 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
                 if plan.start.gap is not None:
                     opening += _gap_bytes(plan, plan.start.gap)
                 subscriber.prefix = opening + plan.opening
-                await _reached(audience, max(subscriber.position, plan.begins), request.app[PACE])
+                await _reach(request, log, audience, subscriber, plan, plan.begins)
                 await _follow(request, log, audience, subscriber, plan)
                 await response.write_eof()
             except StreamCut:
@@ -90,22 +92,37 @@ def _counted(dialect: str, wire: str) -> Iterator[None]:
         gauge.dec()
 
 
-async def _reached(audience: Audience, position: Position, pace: Pace) -> None:
-    """A client may have been shown more by another process, or have appended more, than this tailer has seen yet."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(pace.reach_s):
-            await audience.reach(position)
+async def _reach(
+    request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan, begins: Position = ORIGIN
+) -> None:
+    """A client may have been shown more by another process, or have appended more, than this tailer has seen yet.
+
+    Until it has there is nothing to send but signs of life. A position that has left the log meanwhile is not waited
+    for: the client is told.
+    """
+    while audience.ring.head < (wanted := max(subscriber.position, begins)):
+        try:
+            async with asyncio.timeout(request.app[PACE].reach_s):
+                await audience.reach(wanted)
+        except TimeoutError:
+            with suppress(StoreUnavailable):
+                if not await survives(log, audience.org, wanted):
+                    await _announce_gap(request, log, audience, subscriber, plan)
+                    return
+            await _send(request, subscriber, plan.format, plan.format.wire.heartbeat)
+        if subscriber.restarts != audience.restarts:
+            return
 
 
 async def _follow(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
     loop = asyncio.get_running_loop()
     while True:
-        if subscriber.gap:
-            subscriber.gap = False
+        if subscriber.restarts != audience.restarts:
             await _announce_gap(request, log, audience, subscriber, plan)
         if await _catch_up(request, log, audience, subscriber, plan):
             return
-        if subscriber.protocol.writing_paused or subscriber.position < audience.ring.head:
+        if subscriber.restarts != audience.restarts or subscriber.position != audience.ring.head:
+            await _reach(request, log, audience, subscriber, plan)
             continue
         subscriber.wake = loop.create_future()
         channel = audience.join(subscriber, plan.filter, plan.format)
@@ -114,11 +131,11 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         finally:
             audience.part(subscriber, channel)
             subscriber.wake = None
-        if subscriber.ended:
-            return
         if subscriber.transport.is_closing():
             raise StreamCut
         await _drained(request, subscriber)
+        if subscriber.ended:
+            return
 
 
 async def _woken(wake: asyncio.Future[None], plan: Plan, pace: Pace) -> None:
@@ -132,7 +149,7 @@ async def _woken(wake: asyncio.Future[None], plan: Plan, pace: Pace) -> None:
 
 async def _catch_up(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> bool:
     """Sends everything up to the tailer's head; True if the stream is over with it."""
-    while not subscriber.gap:
+    while subscriber.restarts == audience.restarts:
         ring = audience.ring
         if ring.covers(subscriber.position):
             RING_HITS.inc()
@@ -140,25 +157,33 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
             entries = [entry for entry in entries if plan.filter.covers(entry.event)]
         else:
             CATCH_UP_PAGES.inc()
-            events, reached = await _page(log, plan, subscriber.position, ring.head)
+            events, reached = await _page(log, plan, subscriber, ring.head)
             entries = [Entry(event) for event in events]
-        for piece in _pieces(entries):
-            payload, over, _ = plan.format.bytes_of(piece, plan.filter.accepts)
-            await _send(request, subscriber, plan.format, payload)
-            if piece:
-                subscriber.position = piece[-1].event.position
-            if over:
+        for piece in pieces(entries, CATCH_UP_BYTES):
+            shown = plan.format.shown(piece, plan.filter.accepts)
+            await _send(request, subscriber, plan.format, shown.payload)
+            subscriber.position = piece[-1].event.position
+            subscriber.told = shown.last or subscriber.told
+            if shown.over:
                 return True
-        await _send(request, subscriber, plan.format, b"")
         subscriber.position = max(subscriber.position, reached)
+        await _send(request, subscriber, plan.format, _place(audience, subscriber, plan))
         if subscriber.position >= audience.ring.head:
             return False
     return False
 
 
-async def _page(log: Log, plan: Plan, after: Position, head: Position) -> tuple[list[Recorded], Position]:
+def _place(audience: Audience, subscriber: Subscriber, plan: Plan) -> bytes:
+    """Tells a client whose filter has let nothing pass how far it has come; nothing where it knows."""
+    if not plan.format.tells_position or not subscriber.told < audience.last_fact <= subscriber.position:
+        return b""
+    subscriber.told = audience.last_fact
+    return plan.format.position(audience.last_fact)
+
+
+async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) -> tuple[list[Recorded], Position]:
     """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
-    filter, org = plan.filter, plan.caller.org
+    filter, org, after = plan.filter, plan.caller.org, subscriber.position
     if filter.scope.startswith("run:"):
         events = await log.read_run(org, Position.parse(filter.scope[4:]), after, deltas=filter.deltas)
     elif filter.scope and filter.deltas:
@@ -166,23 +191,13 @@ async def _page(log: Log, plan: Plan, after: Position, head: Position) -> tuple[
     elif filter.scope:
         events = await log.read_conversation(org, _conversation(filter), after)
     else:
-        events = await log.read(org, after, deltas=filter.deltas)
-        if len(events) >= PAGE and events[-1].position < head:
+        count = subscriber.page
+        events = await log.read(org, after, count=count, deltas=filter.deltas)
+        if len(events) >= count and events[-1].position < head:
             head = events[-1].position
+        size = sum(len(event.data) + len(event.personal) for event in events)
+        subscriber.page = max(1, count // 2) if size > PAGE_BYTES else min(count * 2, PAGE)
     return [event for event in events if event.position <= head], head
-
-
-def _pieces(entries: list[Entry]) -> list[list[Entry]]:
-    """Cut so that one write stays small enough for a slow client's buffer."""
-    pieces: list[list[Entry]] = []
-    size = CATCH_UP_BYTES
-    for entry in entries:
-        if size + entry.size > CATCH_UP_BYTES:
-            pieces.append([])
-            size = 0
-        pieces[-1].append(entry)
-        size += entry.size
-    return pieces
 
 
 async def _send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:
@@ -211,9 +226,10 @@ async def _drained(request: web.Request, subscriber: Subscriber) -> None:
 
 async def _announce_gap(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
     """The log came back shorter than what this client was shown."""
+    subscriber.restarts = audience.restarts
     gap = await gap_from_start(log, plan.caller.org, str(subscriber.position), "ahead")
     GAPS.labels("ahead").inc()
-    subscriber.position = gap.resume
+    subscriber.position = subscriber.told = gap.resume
     await _send(request, subscriber, plan.format, _gap_bytes(plan, gap))
 
 

@@ -42,6 +42,19 @@ class Entry:
         return encoded
 
 
+def pieces(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
+    """In order, cut so that no piece is larger (unless a single event is)."""
+    cut: list[list[Entry]] = []
+    size = max_bytes
+    for entry in entries:
+        if size + entry.size > max_bytes:
+            cut.append([])
+            size = 0
+        cut[-1].append(entry)
+        size += entry.size
+    return cut
+
+
 class Window(NamedTuple):
     """How much of the log's end is kept in memory, for each organization that somebody follows."""
 

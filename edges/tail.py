@@ -14,15 +14,15 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from edges.channels import Audience, Subscriber
+from edges.channels import Audience, End, Subscriber
 from edges.pace import Pace
 from edges.resume import survives
-from edges.ring import Entry, Window
+from edges.ring import Entry, Window, pieces
 from eventstore import keys
 from eventstore.connection import Pipe
 from eventstore.errors import StoreUnavailable
 from eventstore.log import Log
-from eventstore.schema import ORIGIN, OrgId, Recorded
+from eventstore.schema import ORIGIN, OrgId, Position, Recorded
 from eventstore.telemetry import RELOADS
 
 logger = structlog.get_logger(__name__)
@@ -30,7 +30,10 @@ logger = structlog.get_logger(__name__)
 BELL_BLOCK_MS = 1_000
 BELL_COUNT = 1_000
 READ_COUNT = 1_000
+MIN_RECONNECT_PAUSE_S = 0.05
 MAX_RECONNECT_PAUSE_S = 0.5
+PUBLISH_BYTES = 256 * 1024
+"""What a subscriber's socket is given at once: who has not read the last piece leaves before the next."""
 IDLE_AUDIENCE_S = 60.0
 
 
@@ -83,8 +86,7 @@ class Tailer:
             if shard not in self._bells:
                 self._bells[shard] = await self._bell_end(shard)
                 await self._resubscribe()
-            bounds = await self._log.bounds(org)
-            audience = Audience(org, bounds.clock, bounds.last or ORIGIN, self._window)
+            audience = Audience(org, await self._end(org), self._window)
             self._audiences[org] = audience
             self._dirty.add(org)
             return audience
@@ -97,24 +99,28 @@ class Tailer:
             await self._blocking.reset()
 
     async def _pump(self) -> None:
-        pause = 0.05
+        pause, lost = MIN_RECONNECT_PAUSE_S, False
         while True:
             try:
-                while True:
-                    await self._read(await self._wait())
-                    pause = 0.05
+                if lost:  # until it has succeeded: what was being read when Redis went away is not read again else
+                    await self._reload()
+                    lost = False
+                dirty = await self._wait()
+                self._resubscribing = False  # the read that it was meant for is over, by itself or not
+                await self._read(dirty)
+                pause = MIN_RECONNECT_PAUSE_S
             except StoreUnavailable as error:
                 if self._resubscribing:
                     self._resubscribing = False
                     continue
                 logger.warning("the tailer lost Redis", error=str(error))
+                lost = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_RECONNECT_PAUSE_S)
-                await self._reload()
             except Exception:
                 logger.exception("the tailer failed", organizations=len(self._audiences))
+                lost = True
                 await asyncio.sleep(MAX_RECONNECT_PAUSE_S)
-                await self._reload()
 
     async def _wait(self) -> set[OrgId]:
         await self._serving.wait()
@@ -153,27 +159,34 @@ class Tailer:
                 if _has_hole(audience, events):
                     await self._restart(audience)
                     continue
-                audience.publish([Entry(event) for event in events])
+                for piece in pieces([Entry(event) for event in events], PUBLISH_BYTES):
+                    audience.publish(piece)
+                    await asyncio.sleep(0)  # lets sockets take it
                 if len(events) >= READ_COUNT:
                     dirty.add(audience.org)
 
     async def _reload(self) -> None:
         """After Redis was away: bells may be new, and logs shorter than what was shown."""
+        for shard in self._bells:
+            self._bells[shard] = await self._bell_end(shard)
+        for audience in list(self._audiences.values()):
+            if not await survives(self._log, audience.org, audience.ring.head):
+                await self._restart(audience)
+        self._dirty |= set(self._audiences)
         RELOADS.inc()
-        try:
-            for shard in self._bells:
-                self._bells[shard] = await self._bell_end(shard)
-            for audience in list(self._audiences.values()):
-                if audience.last_event is not None and not await survives(self._log, audience.org, audience.last_event):
-                    await self._restart(audience)
-            self._dirty |= set(self._audiences)
-        except StoreUnavailable:
-            return
 
     async def _restart(self, audience: Audience) -> None:
-        bounds = await self._log.bounds(audience.org)
-        logger.error("the log is not what was shown", organization=audience.org, clock=str(bounds.clock))
-        audience.shortened(bounds.clock, bounds.last or ORIGIN)
+        end = await self._end(audience.org)
+        logger.error("the log is not what was shown", organization=audience.org, clock=str(end.clock))
+        audience.shortened(end)
+
+    async def _end(self, org: OrgId) -> End:
+        """The fact belongs to the clock: one that is appended in between must not count as seen."""
+        clock = (await self._log.bounds(org)).clock
+        last = await self._log.read_back(org, Position(clock.ms, clock.seq + 1), count=1)
+        if last:
+            return End(clock, last[0].position, last[0].number)
+        return End(clock, ORIGIN, None if clock > ORIGIN else 0)  # None: all facts were trimmed away
 
     async def _bell_end(self, shard: int) -> str:
         reply = await self._log.pipe.call("XREVRANGE", keys.bell(shard), "+", "-", "COUNT", 1)
