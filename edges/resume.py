@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -13,6 +14,14 @@ from eventstore.append import DELTA_RETENTION_MS
 from eventstore.log import Log
 from eventstore.schema import ORIGIN, OrgId, Position
 from eventstore.telemetry import GAPS
+
+_RFC3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"([Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?)?"
+    r"([Zz]|[-+ ][0-9]{2}:[0-9]{2})?"
+)
+"""`datetime` reads more, `2025112000123` for one: a mistaken position must not become some time."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Requested(NamedTuple):
@@ -86,10 +95,12 @@ def _position(source: str, text: str) -> Position:
 def _moment(text: str) -> Position:
     """RFC 3339; a `+` that became a space in the query is forgiven."""
     try:
-        moment = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if (found := _RFC3339.fullmatch(text)) is None:
+            raise ValueError(text)
+        moment = datetime.fromisoformat(f"{found[1]}{found[2] or ''}{(found[3] or '').replace(' ', '+')}".upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return Position(max(0, int(moment.timestamp() * 1000)), 0).before()
+        return Position(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)), 0).before()
     except (ValueError, OverflowError):
         raise ApiError(
             400, "MALFORMED_POSITION", f"after: expected 0, now, a position or an RFC 3339 time, got {text[:80]!r}"
@@ -126,8 +137,10 @@ async def _refusal(
     bounds = await log.bounds(org)
     if exact and position > bounds.clock:
         return "ahead"
+    if position == bounds.clock:
+        return None
     if bounds.first is None or bounds.first_number is None:
-        return None if position in (ORIGIN, bounds.clock) or not exact else "trimmed"
+        return "trimmed"
     if position < bounds.first:
         if position == bounds.first.before() or (bounds.first_number == 1 and (position == ORIGIN or not exact)):
             return None
