@@ -48,13 +48,9 @@ class Caller(NamedTuple):
         return scope in self.scopes or "admin" in self.scopes
 
 
-CALLER = web.RequestKey("caller", Caller)
-
-
 async def require(request: web.Request, scope: str) -> Caller:
     """The caller, who has this scope. 401: we do not know you; 403: we do, and you may not."""
-    caller = request.get(CALLER) or await _identify(request)
-    request[CALLER] = caller
+    caller = await _identify(request)
     request[ORGANIZATION] = caller.org
     if not caller.may(scope):
         raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {scope}")
@@ -68,8 +64,7 @@ def check_organization(caller: Caller, claimed: object) -> None:
 
 
 async def _identify(request: web.Request) -> Caller:
-    offered = _offered(request)
-    development = request.app[DEVELOPMENT]
+    development, offered = request.app[DEVELOPMENT], _offered(request)
     if development:
         offered -= PLACEHOLDERS
     if len(offered) > 1:
@@ -88,8 +83,8 @@ async def _identify(request: web.Request) -> Caller:
 
 def _offered(request: web.Request) -> set[str]:
     """Every credential of the headers. One that is empty or of an unknown scheme is one too, and a bad one."""
-    keys = {value.strip() for value in request.headers.getall("X-Tenant-API-Key", [])}
-    for value in request.headers.getall("Authorization", []):
+    keys = set(request.headers.getall("X-Tenant-API-Key", ()))
+    for value in request.headers.getall("Authorization", ()):
         scheme, _, token = value.strip().partition(" ")
         if scheme.lower() == "bearer":
             keys.add(token.strip())

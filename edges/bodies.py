@@ -14,8 +14,6 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_FAULTS = 5
 
-RAW = web.RequestKey("raw-body", bytes)
-
 _decode = msgspec.json.Decoder().decode
 _NAMES: dict[type, str] = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 
@@ -30,20 +28,18 @@ class Parsed(NamedTuple, Generic[M]):
 
 
 async def raw_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The body, decompressed; 413 beyond the cap, without reading on. May be called again."""
-    if RAW in request:
-        return request[RAW]
+    """The body, decompressed; 413 beyond the cap, without reading on. To be called once."""
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
+    while not request.content.at_eof():
+        chunk = await request.content.readany()
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
         chunks.append(chunk)
-    raw = request[RAW] = b"".join(chunks)
-    return raw
+    return b"".join(chunks)
 
 
 async def parse_body(request: web.Request, model: type[M], max_bytes: int = MAX_BODY_BYTES) -> Parsed[M]:

@@ -245,12 +245,18 @@ def outcome(org: OrgId, reply: list[Any]) -> Outcome:
 
 
 def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Position], int, list[int | None]]:
-    at = [Position.parse(position) for position in positions.decode().split()]
-    of = [int(version) if version else None for version in versions.decode().split(" ")] if at else []
+    at = [Position.of(position) for position in positions.split()]
+    of = [int(version) if version else None for version in versions.split(b" ")] if at else []
     return at, int(number or 0), of
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """A digest of an input, or of what names it; parts are length-prefixed, so no two lists collide."""
-    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
-    return sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()
+    """A digest of an input, or of what names it: 128 bits, because a million of them are kept for a day.
+
+    Parts are length-prefixed, so no two lists collide.
+    """
+    text = b""
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        text += b"%d:%b" % (len(raw), raw)
+    return sha256(text).hexdigest()[:32]

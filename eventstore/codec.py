@@ -90,7 +90,7 @@ def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes
 def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...]) -> Recorded:
     """One stream entry as Redis returns it (a flat list of names and values). Missing fields are tolerated."""
     get = dict(zip(fields[::2], fields[1::2], strict=False)).get
-    position = Position.parse(entry_id)
+    position = Position.of(entry_id)
     stored_type, _, schema = get(b"t", b"").decode().partition(";")
     run, cause, number, version = get(b"r"), get(b"k"), get(b"n"), get(b"v")
     return Recorded(
@@ -98,8 +98,8 @@ def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...
         organization=org,
         type=stored_type,
         actor=get(b"a", b"").decode(),
-        run=Position.parse(run) if run else position,
-        cause=Position.parse(cause) if cause else None,
+        run=Position.of(run) if run else position,
+        cause=Position.of(cause) if cause else None,
         conversation=ConversationId(conversation.decode()) if (conversation := get(b"c")) else None,
         number=int(number) if number else None,
         version=int(version) if version else None,

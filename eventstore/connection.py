@@ -2,7 +2,7 @@
 
 redis-py does the connecting (TLS, ACL, Sentinel, sockets); the conversation itself is ours, because its client
 repeats unanswered commands (a lost reply would append twice) and costs more per call than the server does.
-All calls of one event-loop tick leave in one write, and replies are matched in order.
+Calls of one event-loop tick leave together, a few at a time, and replies are matched in order.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Argument = bytes | str | int | float
 CONNECT_TIMEOUT_S = 0.7
 READ_SIZE = 256 * 1024
 MAX_IN_FLIGHT = 100_000
+FLUSH_AT = 8
+"""So many commands leave before the tick is over: Redis works while this process prepares the next ones."""
 
 
 class Script(NamedTuple):
@@ -68,6 +70,13 @@ class Pipe:
             await self._connect()
         if self._reader_task is None:
             return await self._call_in_turn(arguments)
+        reply = await self._sent(arguments)
+        if isinstance(reply, CommandFailed):
+            raise reply
+        return reply
+
+    def _sent(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
+        """The reply to come, to a command that leaves with this tick's others."""
         if len(self._waiting) >= MAX_IN_FLIGHT:
             raise StoreUnavailable(f"{MAX_IN_FLIGHT} calls are waiting for Redis")
         loop = asyncio.get_running_loop()
@@ -75,22 +84,28 @@ class Pipe:
         if not self._waiting:
             self._heard_at = loop.time()
         self._waiting.append(future)
-        self._outgoing.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]  # its stub means a tuple of any length
-        if not self._flush_scheduled:
+        self._outgoing.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]
+        if len(self._outgoing) >= FLUSH_AT:
+            self._flush()
+        elif not self._flush_scheduled:
             self._flush_scheduled = True
-            loop.call_soon(self._flush)
-        reply = await future
-        if isinstance(reply, Exception):
-            raise CommandFailed(str(reply))
-        return reply
+            loop.call_soon(self._end_of_tick)
+        return future
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
         """Runs a script, loading it again where the server has forgotten it (it changed nothing then)."""
-        try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        except CommandFailed as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        if self._reader_task is None:
+            try:
+                return await self.call(*command)
+            except CommandFailed as error:
+                reply: Any = error
+        else:
+            reply = await self._sent(command)
+        if not isinstance(reply, CommandFailed):
+            return reply
+        if not str(reply).startswith("NOSCRIPT"):
+            raise reply
         return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
 
     async def reset(self) -> None:
@@ -120,6 +135,7 @@ class Pipe:
                 await connection.disconnect(nowait=True)
                 raise StoreUnavailable(f"Redis does not answer: {error}") from error
             if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
+                connection._writer.transport.set_write_buffer_limits(high=0)  # uvloop else writes after the tick
                 self._reader_task = asyncio.create_task(self._read(connection), name="redis-pipe")
             self._connection = connection
 
@@ -142,8 +158,11 @@ class Pipe:
             except RedisError as error:
                 raise CommandFailed(str(error)) from error
 
-    def _flush(self) -> None:
+    def _end_of_tick(self) -> None:
         self._flush_scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
         data, self._outgoing = b"".join(self._outgoing), []
         if self._connection is not None and data:
             self._connection._writer.transport.write(data)

@@ -146,9 +146,9 @@ class Organizations:
         """
         if not plain.startswith("tl_") or len(plain) > MAX_KEY_LENGTH or not plain.isascii():
             return None
-        digest = _digest(plain)
-        if (credential := self._accepted.get(digest)) is not None:
+        if (credential := self._accepted.get(plain)) is not None:
             return credential
+        digest = _digest(plain)
         if self._refused.get(digest):
             return None
         asked = self._clock()
@@ -158,7 +158,7 @@ class Organizations:
             return None
         owner = msgspec.json.decode(stored, type=_Owner)
         credential = Credential(owner.org, owner.key_id, frozenset(owner.scopes))
-        self._accepted.put(digest, credential, asked)
+        self._accepted.put(plain, credential, asked)
         return credential
 
     async def is_live(self, org: OrgId, key_id: str) -> bool:
@@ -179,7 +179,7 @@ class Organizations:
             return False
         await self._pipe.call("DEL", keys.api_key(listed.digest))
         await self._pipe.call("HDEL", keys.organization_keys(org), key_id)
-        self._accepted.drop(listed.digest)
+        self._accepted.clear()
         self._live.drop(f"{org}:{key_id}")
         return True
 
@@ -237,6 +237,9 @@ class _Recent(Generic[V]):
         if len(self._entries) >= CACHE_ENTRIES:
             del self._entries[next(iter(self._entries))]
         self._entries[name] = (value, asked + CACHE_S)
+
+    def clear(self) -> None:
+        self._entries.clear()
 
     def drop(self, name: str) -> None:
         self._entries.pop(name, None)

@@ -29,6 +29,12 @@ class Position(NamedTuple):
         return f"{self.ms}-{self.seq}"
 
     @classmethod
+    def of(cls, entry_id: bytes) -> Position:
+        """From an id that Redis gave: it is known to be one."""
+        ms, _, seq = entry_id.partition(b"-")
+        return cls(int(ms), int(seq))
+
+    @classmethod
     def parse(cls, text: str | bytes) -> Position:
         """Reads `ms-seq`; raises ValueError with the value for anything else."""
         if isinstance(text, bytes):

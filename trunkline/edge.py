@@ -15,7 +15,7 @@ from aiohttp import web
 from edges.app import EdgeSettings, build
 from edges.app_keys import Quota, TwilioSettings
 from eventstore import children
-from trunkline import logging
+from trunkline import logging, process
 from trunkline.listener import LOOPBACK, listening
 from trunkline.process import run_until_signalled
 from trunkline.settings import Settings, load_settings
@@ -67,6 +67,7 @@ async def serving(
         app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=DRAIN_S
     )
     await runner.setup()
+    process.settle_memory()
     try:
         await web.SockSite(runner, listener).start()
         yield

@@ -131,7 +131,7 @@ async def ai(request: web.Request) -> web.StreamResponse:
         return await vapi_tools.answer(request, caller, raw, body)
     wire = _wanted(request, body)
     if wire is not None:
-        return await _run(request, wire)
+        return await _stream(request, caller, raw, wire)
     return await _answer_json(request, caller, raw)
 
 
@@ -148,6 +148,10 @@ def _wanted(request: web.Request, body: dict[str, Any]) -> Wire | None:
 async def _run(request: web.Request, wire: Wire) -> web.StreamResponse:
     caller = await require(request, "tools:call")
     raw = await raw_body(request) if request.method == "POST" else b""
+    return await _stream(request, caller, raw, wire)
+
+
+async def _stream(request: web.Request, caller: Caller, raw: bytes, wire: Wire) -> web.StreamResponse:
     return await start_or_attach(request, caller, tool_run(request, caller, raw), wire, dialect_for(wire))
 
 

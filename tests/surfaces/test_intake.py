@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from edges.auth import DEMO, require
-from edges.bodies import MAX_BODY_BYTES, json_object, parse_body, raw_body
+from edges.bodies import MAX_BODY_BYTES, json_object, parse_body
 from edges.errors import ApiError
 from edges.intake import Input, accept, record, webhook_key
 from eventstore.append import Append, Idempotency, fingerprint
@@ -128,14 +128,6 @@ async def test_a_compressed_bomb_is_measured_unpacked() -> None:
         assert response.status == 413
         broken = await edge.client.post("/v1/say", data=b"not gzip", headers={"Content-Encoding": "gzip"})
         assert broken.status == 400
-
-
-async def test_a_body_may_be_read_twice() -> None:
-    async def twice(request: web.Request) -> web.Response:
-        return web.Response(body=await raw_body(request) + await raw_body(request))
-
-    async with serving(web.post("/v1/twice", twice)) as edge:
-        assert await (await edge.client.post("/v1/twice", data=b"ab")).read() == b"abab"
 
 
 async def test_the_same_key_and_body_get_the_same_answer_and_one_event() -> None:
