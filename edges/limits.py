@@ -10,7 +10,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from edges.app_keys import DEVELOPMENT, LIMITS, QUOTA
+from edges.app_keys import DEVELOPMENT, LIMITS, QUOTA, Quota
 from edges.auth import Caller
 from edges.errors import ApiError, ComeBackLater
 from eventstore.limits import Budget
@@ -22,8 +22,10 @@ BUDGET: web.RequestKey[tuple[Bucket, Budget]] = web.RequestKey("budget", tuple)
 
 async def charge(request: web.Request, caller: Caller) -> None:
     """Counts an ordinary request, or one WebSocket message; raises 429 beyond the limit."""
+    if not _is_limited(request, "requests"):
+        return
     budget = await _spend(request, caller, "requests")
-    if budget is not None and not budget.allowed:
+    if not budget.allowed:
         raise _too_many(request, "requests", budget)
 
 
@@ -33,10 +35,10 @@ async def charge_open(request: web.Request, caller: Caller, *, free: bool = Fals
     Beyond the limit raises 429; for a `subscription` (a GET that starts no work) read as `text/event-stream`
     ComeBackLater, which the error middleware turns into 200, `retry:` and an abort (CONTRACT 0.5).
     """
-    if free:
+    if free or not _is_limited(request, "opens"):
         return
     budget = await _spend(request, caller, "opens")
-    if budget is None or budget.allowed:
+    if budget.allowed:
         return
     if subscription and request.method == "GET" and "text/event-stream" in request.headers.get("Accept", ""):
         raise ComeBackLater
@@ -59,13 +61,17 @@ def headers_of(window_s: int, bucket: Bucket, budget: Budget) -> dict[str, str]:
     }
 
 
-async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget | None:
-    """None where nothing is limited."""
-    quota = request.app[QUOTA]
-    limit = quota.requests if bucket == "requests" else quota.opens
-    if request.app[DEVELOPMENT] or limit == 0:
-        return None
-    limits = request.app[LIMITS]
+def _is_limited(request: web.Request, bucket: Bucket) -> bool:
+    return not request.app[DEVELOPMENT] and _limit(request.app[QUOTA], bucket) > 0
+
+
+def _limit(quota: Quota, bucket: Bucket) -> int:
+    return quota.requests if bucket == "requests" else quota.opens
+
+
+async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget:
+    quota, limits = request.app[QUOTA], request.app[LIMITS]
+    limit = _limit(quota, bucket)
     budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
     request[BUDGET] = (bucket, budget)
     return budget
