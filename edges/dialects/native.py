@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edges import resume
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
+from edges.addresses import address_of, conversation_of
 from edges.bodies import parse_body
 from edges.channels import Filter, Format
 from edges.errors import ApiError
@@ -33,7 +34,7 @@ from eventstore import codec
 from eventstore.events import Custom
 from eventstore.events.messages import MessageReceived
 from eventstore.events.tools import ToolRequested
-from eventstore.organizations import Organization, conversation_id
+from eventstore.organizations import Organization
 from eventstore.schema import ORIGIN, Body, ConversationId, Event, Position, Recorded
 
 MAX_PAGE = 1_000
@@ -91,19 +92,6 @@ def filter_of(request: web.Request, organization: Organization) -> Filter:
         conversation = conversation_of(organization, conversation)
         return Filter(conversation, types, deltas, run)
     return Filter(f"run:{run}" if run else "", types, deltas)
-
-
-def conversation_of(organization: Organization, text: str) -> ConversationId:
-    """A conversation by its id or by the address it stands for (`tel:+1555…`)."""
-    if text.startswith("conv_"):
-        return ConversationId(text)
-    if ":" not in text:
-        raise ApiError(
-            422,
-            "BAD_CONVERSATION",
-            f"conversation: expected conv_… or an address like tel:+15550100, got {text[:80]!r}",
-        )
-    return conversation_id(organization.pepper, text.replace("tel: ", "tel:+"))
 
 
 def parse_position(name: str, text: str) -> Position:
@@ -263,7 +251,7 @@ def _event(
     if new.conversation is not None:
         conversation = conversation_of(organization, new.conversation)
         if not new.conversation.startswith("conv_"):
-            addresses[conversation] = new.conversation
+            addresses[conversation] = address_of(new.conversation)
     body, lane = _body(new, caller, conversation, at)
     return Event(body, caller.actor if new.type != "message.received" else "customer", conversation, lane=lane)
 
