@@ -6,11 +6,13 @@ frames `position` and `gap` besides. `GET`, `POST /v1/events`: pages of facts, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import msgspec
@@ -18,6 +20,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from edges import resume
+from edges.addresses import address_of, conversation_of
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.addresses import address_of, conversation_of
@@ -39,6 +42,7 @@ from eventstore.schema import ORIGIN, Body, ConversationId, Event, Position, Rec
 
 MAX_PAGE = 1_000
 MAX_BATCH = 500
+_LIMIT = re.compile(r"[0-9]{1,4}")
 
 
 @lru_cache(maxsize=4)
@@ -83,7 +87,7 @@ def wire_of(request: web.Request) -> Wire:
 def filter_of(request: web.Request, organization: Organization) -> Filter:
     """`conversation=` (id or address), `types=reply.*,tool.completed`, `run=`, `deltas=0`."""
     query = request.query
-    types = tuple(part for part in query.get("types", "").split(",") if part)
+    types = tuple(part.strip() for part in query.get("types", "").split(",") if part.strip())
     deltas = query.get("deltas", "1") not in ("0", "false", "no")
     if run := query.get("run", ""):
         run = str(parse_position("run", run))
@@ -136,19 +140,26 @@ async def page(request: web.Request) -> web.Response:
     filter = filter_of(request, organization)._replace(deltas=False)
     if before := query.get("before"):
         events = await _backwards(request, caller, filter, parse_position("before", before), limit)
-        link = {"prev": f"before={events[0].position}"} if len(events) == limit else {}
+        link = ("prev", "before", events[0].position) if len(events) == limit else None
     else:
         events = await _forwards(request, caller, filter, await _after(request, caller), limit)
-        link = {"next": f"after={events[-1].position}"} if len(events) == limit else {}
+        link = ("next", "after", events[-1].position) if len(events) == limit else None
     body = b'{"events":[%b]}' % b",".join(event_json(event) for event in events)
     etag = f'"{sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("If-None-Match") == etag:
+    if _has_it(request, etag):
         return web.Response(status=304, headers=headers)
-    for relation, parameter in link.items():
-        rest = "&".join(f"{k}={v}" for k, v in query.items() if k not in ("after", "before", "last_event_id"))
-        headers["Link"] = f'<{request.path}?{parameter}{"&" + rest if rest else ""}>; rel="{relation}"'
+    if link is not None:
+        relation, parameter, position = link
+        rest = [(k, v) for k, v in query.items() if k not in ("after", "before", "last_event_id")]
+        target = urlencode([(parameter, str(position)), *rest])
+        headers["Link"] = f'<{request.path}?{target}>; rel="{relation}"'
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _has_it(request: web.Request, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")]
+    return etag in tags or "*" in tags
 
 
 async def _after(request: web.Request, caller: Caller) -> Position:
@@ -181,7 +192,7 @@ async def _backwards(
     log = request.app[LOG]
     found: list[Recorded] = []
     at: Position = before
-    while len(found) < limit and (events := await log.read_back(caller.org, at)):
+    while len(found) < limit and at > ORIGIN and (events := await log.read_back(caller.org, at)):
         found = [event for event in events if filter.covers(event) and filter.accepts(event)] + found
         at = events[0].position
     return found[-limit:]
@@ -189,7 +200,7 @@ async def _backwards(
 
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit", "100")
-    if not text.isdigit() or not 1 <= int(text) <= MAX_PAGE:
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
         raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
     return int(text)
 
@@ -210,7 +221,7 @@ class NewEvents(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     events: list[NewEvent] = Field(min_length=1, max_length=MAX_BATCH)
-    expected_version: int | Literal["exists", "absent"] | None = None
+    expected_version: Annotated[int, Field(strict=True, ge=0)] | Literal["exists", "absent"] | None = None
 
 
 async def append(request: web.Request) -> web.Response:
