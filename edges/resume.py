@@ -57,6 +57,11 @@ class Start(NamedTuple):
     resumed: bool = False
     seen: bool = False
 
+    @property
+    def returns(self) -> bool:
+        """A client that comes back to where it was: who asks for everything, or for a time, does not."""
+        return self.seen and self.position > ORIGIN
+
 
 def last_seen(request: web.Request) -> Requested | None:
     """From `Last-Event-ID`, else `last_event_id`: what the client was sent last. Malformed: 400."""

@@ -23,7 +23,6 @@ from edges import resume
 from edges.addresses import address_of, conversation_of
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.addresses import address_of, conversation_of
 from edges.bodies import parse_body
 from edges.channels import Filter, Format
 from edges.errors import ApiError
@@ -111,7 +110,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     log, wire = request.app[LOG], wire_of(request)
     filter = filter_of(request, organization)
     start = await resume.start(log, caller.org, resume.requested(request))
-    await charge_open(request, caller, free=start.resumed, subscription=True)
+    await charge_open(request, caller, free=start.returns, subscription=True)
     dialect = NATIVE_NAMED if request.query.get("named") in ("1", "true") else NATIVE
     format = Format(dialect, wire, request.version >= (1, 1), tells_position=True)
     opening = b""

@@ -74,7 +74,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         await charge_open(request, caller, free=False, subscription=True)
         return await respond(request, plan_for(request, caller, run, resume.Start(run.before()), format))
     start = await resume.start(log, caller.org, seen)
-    await charge_open(request, caller, free=start.resumed, subscription=True)
+    await charge_open(request, caller, free=start.returns, subscription=True)
     if start.gap is not None:
         return await respond(request, plan_for(request, caller, run, start, format))
     return await follow(request, caller, run, start.position, format)
