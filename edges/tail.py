@@ -85,14 +85,16 @@ class Tailer:
             shard = keys.shard_of(org)
             if shard not in self._bells:
                 self._bells[shard] = await self._bell_end(shard)
-                await self._resubscribe()
             audience = Audience(org, await self._end(org), self._window)
             self._audiences[org] = audience
+            self._idle_since[org] = time.monotonic()
             self._dirty.add(org)
+            await self._resubscribe()
             return audience
 
     async def _resubscribe(self) -> None:
-        """Ends the blocking read, if there is one, so that it goes on with the new shard's bell too."""
+        """Ends the blocking read, if there is one: it goes on with the new shard's bell too, and after a look at the
+        new organization, whose bells so far were nobody's."""
         self._serving.set()
         if self._blocked:
             self._resubscribing = True
