@@ -31,15 +31,27 @@ def sse(data: bytes, *, event: str | None = None, id: str | None = None) -> byte
     head = f"id: {id}\n" if id is not None else ""
     if event is not None:
         head += f"event: {event}\n"
-    return b"%bdata: %b\n\n" % (head.encode(), data)
+    return b"%bdata: %b\n\n" % (head.encode(), _one_line(data))
 
 
 def ndjson(data: bytes, *, id: str | None = None) -> bytes:
     """One line. The id leads the object, unless the object already begins with one."""
+    data = _one_line(data)
     if id is None or data.startswith(b'{"id":'):
         return data + b"\n"
     separator = b"" if data == b"{}" else b","
     return b'{"id":"%b"%b%b\n' % (id.encode(), separator, data[1:])
+
+
+def _one_line(data: bytes) -> bytes:
+    """JSON may hold these as they are, and many readers of lines (httpx, str.splitlines) end a line at them."""
+    for character, escape in _UNICODE_LINE_ENDS:
+        if character in data:
+            data = data.replace(character, escape)
+    return data
+
+
+_UNICODE_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in ("\x85", "\u2028", "\u2029"))
 
 
 def _encode_sse(frames: Sequence[Frame], position: str | None) -> bytes:
