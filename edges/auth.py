@@ -52,6 +52,7 @@ async def require(request: web.Request, scope: str) -> Caller:
     """The caller, who has this scope. 401: we do not know you; 403: we do, and you may not."""
     caller = await _identify(request)
     request[ORGANIZATION] = caller.org
+    check_organization(caller, request.query.get("organizationId"))
     if not caller.may(scope):
         raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {scope}")
     return caller

@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from edges import vapi_tools
-from edges.auth import Caller, require
+from edges.auth import Caller, check_organization, require
 from edges.bodies import json_object, raw_body
 from edges.errors import ApiError
 from edges.limits import charge
@@ -178,6 +178,7 @@ def tool_run(request: web.Request, caller: Caller, raw: bytes) -> RunRequest:
         arguments = _query_arguments(request)
         if spec.effect == "write" and not caller.in_header:
             raise ApiError(401, "UNAUTHORIZED", f"{spec.name} changes data: send the API key in a header")
+    check_organization(caller, arguments.get("organizationId"))
     return requested(spec, arguments, source=request.path.split("/")[2], dedupe=request.method == "GET")
 
 
