@@ -161,8 +161,9 @@ async def test_a_time_in_the_future_begins_now(stack: Stack) -> None:
 HOSTILE = [
     "banana", "1", "-", "--", "1-", "-1", "1--2", "1-2-3", "1.5-0", "1e3-0", "0x1-0", "+1-0", "1-+0", " ", "%00",
     "1-0\x00", "٣-٤", "²-0", "12345678901234567-0", "1-12345678901234567", "9" * 5_000, "9" * 3_000 + "-0",
-    "$", ">", "*", "1-0\r\nX: y", "null", "true", "[]", "NaN", "2025-13-01T00:00:00Z", "2025-01-01T25:00:00Z", "2025-W01-1",
-    "20251120", "1763680800123", "2025112000123", "2025-11-20T23:20:00Zulu", "0000-00-00T00:00:00Z", "now()", "'; DROP",
+    "$", ">", "*", "1-0\r\nX: y", "null", "true", "[]", "NaN", "2025-13-01T00:00:00Z", "2025-01-01T25:00:00Z",
+    "2025-W01-1", "20251120", "1763680800123", "2025112000123", "2025-11-20T23:20:00Zulu", "0000-00-00T00:00:00Z",
+    "now()", "'; DROP",
 ]  # fmt: skip
 
 
@@ -385,19 +386,29 @@ async def test_position_frames_name_facts_only_and_come_no_oftener_than_heartbea
             await client.silence()
 
 
-@pytest.mark.parametrize("cut", [0, 1, 2])
 @pytest.mark.parametrize("path", [STREAM, stream(conversation="conv_a"), stream(types="custom.*")])
-async def test_a_position_that_this_process_has_not_read_yet_is_waited_for(stack: Stack, path: str, cut: int) -> None:
+async def test_a_position_that_this_process_has_not_read_yet_is_waited_for(stack: Stack, path: str) -> None:
     """The client saw more at another process: it gets signs of life, and then what it misses, and nothing twice."""
+
+    async def returns(cut: int) -> list[str]:
+        async with stack.open(path, last=written[cut]) as client:
+            assert await client.next() == Frame({"type": "position"}, id=written[cut])
+            await client.silence()
+            await client.silence()
+            waited.release()
+            return ids(await client.until("custom.over"))
+
+    waited = asyncio.Semaphore(0)
     async with stack.open(path) as live:
         await live.take(1)
         written = [str(position) for position in await stack.append_unheard(said(), said(), said())]
-        async with stack.open(path, last=written[cut]) as returned:
-            assert await returned.next() == Frame({"type": "position"}, id=written[cut])
-            await returned.silence()
-            await returned.silence()
-            [new] = map(str, await stack.append(said()))
-            assert await shown(returned, new) == [*written[cut + 1 :], new]
+        async with asyncio.TaskGroup() as tasks:
+            returned = [tasks.create_task(returns(cut)) for cut in range(3)]
+            for _ in returned:
+                await waited.acquire()
+            [new] = map(str, await stack.append(said("custom.over")))
+        for cut, client in enumerate(returned):
+            assert client.result() == [*written[cut + 1 :], new]
         assert await shown(live, new) == [*written, new]
 
 
@@ -558,7 +569,7 @@ async def test_a_client_that_never_reads_again_is_cut(redis_url: str) -> None:
 
 
 CLIENTS = 200
-BATCHES = 80
+BATCHES = 50
 
 
 async def test_two_hundred_join_while_events_are_written_and_see_every_event_once(redis_url: str) -> None:
@@ -663,10 +674,10 @@ class Writer:
             await self._stack.append(said("custom.over", conversation=conversation))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 async def test_whatever_is_interleaved_every_client_ends_with_what_the_log_holds(redis_url: str, seed: int) -> None:
     chance = random.Random(seed)
-    window = chance.choice([Window(), Window(events=5), Window(events=40), Window(bytes=4_000)])
+    window = [Window(), Window(events=5), Window(bytes=20_000)][seed]
     async with stacked(redis_url, work=False, window=window) as stack, stack.edge(window=window) as second:
         edges = [stack.first, second]
         writer = Writer(stack, chance)
@@ -674,7 +685,7 @@ async def test_whatever_is_interleaved_every_client_ends_with_what_the_log_holds
         async with asyncio.TaskGroup() as tasks:
             for client in clients:
                 tasks.create_task(client.follow())
-            for _ in range(200):
+            for _ in range(150):
                 await writer.step()
             await writer.end()
         events = await stack.events()
