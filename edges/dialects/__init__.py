@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edges.dialects import native, native_runs, tool_stream
+from edges.dialects import native, native_inputs, native_pages, native_runs, tool_stream
 
-DIALECTS = (native, native_runs, tool_stream)
+DIALECTS = (native, native_pages, native_inputs, native_runs, tool_stream)
 """Each has `ROUTES`."""

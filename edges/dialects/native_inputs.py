@@ -1,0 +1,131 @@
+"""Inputs on the native surface: `POST /v1/events` appends a batch of a client's events in one atomic step."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from edges.addresses import address_of, conversation_of
+from edges.app_keys import ORGANIZATIONS
+from edges.auth import Caller, require
+from edges.bodies import parse_body
+from edges.errors import ApiError
+from edges.intake import Input, accept
+from edges.limits import charge
+from edges.tool_calls import requested, spec_of
+from eventstore import codec
+from eventstore.events import Custom
+from eventstore.events.messages import MessageReceived
+from eventstore.events.tools import ToolRequested
+from eventstore.organizations import Organization
+from eventstore.schema import Body, ConversationId, Event
+
+MAX_BATCH = 500
+
+
+class NewEvent(BaseModel):
+    """An input event of a client."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(min_length=1, max_length=128)
+    conversation: str | None = Field(default=None, max_length=256)
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class NewEvents(BaseModel):
+    """One atomic batch. `expected_version` needs exactly one conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    events: list[NewEvent] = Field(min_length=1, max_length=MAX_BATCH)
+    expected_version: Annotated[int, Field(strict=True, ge=0)] | Literal["exists", "absent"] | None = None
+
+
+async def append(request: web.Request) -> web.Response:
+    """201 with the positions; the batch is one atomic step."""
+    caller = await require(request, "events:write")
+    await charge(request, caller)
+    organization = await request.app[ORGANIZATIONS].require(caller.org)
+    batch = await parse_body(request, NewEvents)
+    addresses: dict[ConversationId, str] = {}
+    events = [_event(organization, caller, new, addresses, at) for at, new in enumerate(batch.model.events)]
+    conversations = {event.conversation for event in events}
+    if batch.model.expected_version is not None and (len(conversations) != 1 or None in conversations):
+        raise ApiError(422, "BAD_EXPECTED_VERSION", "expected_version: needs events of exactly one conversation")
+    accepted = await accept(
+        request,
+        caller,
+        Input(
+            events=events,
+            raw=batch.raw,
+            route="/v1/events",
+            expected=batch.model.expected_version,
+            addresses=addresses,
+        ),
+    )
+    headers = dict(accepted.headers)
+    starts = [position for position, event in zip(accepted.positions, events, strict=True) if event.lane is not None]
+    if starts:
+        headers |= {"X-Run-Id": str(starts[0]), "Location": f"/v1/runs/{starts[0]}/stream"}
+    version = next((v for v in reversed(accepted.versions) if v is not None), None)
+    body = {"positions": [str(position) for position in accepted.positions], "version": version}
+    return web.Response(status=201, body=msgspec.json.encode(body), content_type="application/json", headers=headers)
+
+
+def _event(
+    organization: Organization, caller: Caller, new: NewEvent, addresses: dict[ConversationId, str], at: int
+) -> Event:
+    conversation = None
+    if new.conversation is not None:
+        conversation = conversation_of(organization, new.conversation)
+        if not new.conversation.startswith("conv_"):
+            addresses[conversation] = address_of(new.conversation)
+    body, lane = _body(new, caller, conversation, at)
+    return Event(body, caller.actor if new.type != "message.received" else "customer", conversation, lane=lane)
+
+
+def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at: int) -> tuple[Body, str | None]:
+    where = f"events[{at}]"
+    match new.type:
+        case name if codec.is_custom_type(name):
+            return Custom(name=name, data=new.data), None
+        case "message.received":
+            if conversation is None:
+                raise ApiError(422, "BAD_EVENT", f"{where}: message.received needs a conversation")
+            data = {"message_id": new_id("msg_"), **new.data}
+            return _convert(data, MessageReceived, where), conversation
+        case "tool.requested":
+            return _tool_requested(new.data, where), new_id("tool:")
+        case _:
+            raise ApiError(
+                422,
+                "TYPE_REFUSED",
+                f"{where}: clients append message.received, tool.requested and custom.*, not {new.type[:80]!r}",
+            )
+
+
+def _tool_requested(data: dict[str, Any], where: str) -> ToolRequested:
+    tool, arguments = data.get("tool"), data.get("arguments", {})
+    if data.keys() - {"tool", "arguments"} or not isinstance(tool, str) or not isinstance(arguments, dict):
+        raise ApiError(422, "BAD_EVENT", f"{where}.data: expected tool (a name) and arguments (an object)")
+    spec = spec_of(tool)
+    return requested(spec, arguments, source="native").body
+
+
+def _convert(data: dict[str, Any], body: type[Body], where: str) -> Body:
+    try:
+        return msgspec.convert(data, body)
+    except msgspec.ValidationError as error:
+        raise ApiError(422, "BAD_EVENT", f"{where}.data: {error}") from None
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid4().hex}"
+
+
+ROUTES = (web.post("/v1/events", append),)
