@@ -161,9 +161,11 @@ class Tailer:
                 if _has_hole(audience, events):
                     await self._restart(audience)
                     continue
-                for piece in pieces([Entry(event) for event in events], PUBLISH_BYTES):
+                first, *more = pieces([Entry(event) for event in events], PUBLISH_BYTES)
+                audience.publish(first)
+                for piece in more:
+                    await asyncio.sleep(0)  # lets sockets take what they were given
                     audience.publish(piece)
-                    await asyncio.sleep(0)  # lets sockets take it
                 if len(events) >= READ_COUNT:
                     dirty.add(audience.org)
 
