@@ -401,6 +401,7 @@ async def test_a_position_that_this_process_has_not_read_yet_is_waited_for(stack
     waited = asyncio.Semaphore(0)
     async with stack.open(path) as live:
         await live.take(1)
+        await live.silence()  # by now the tailer has looked at all there is, and waits for a bell
         written = [str(position) for position in await stack.append_unheard(said(), said(), said())]
         async with asyncio.TaskGroup() as tasks:
             returned = [tasks.create_task(returns(cut)) for cut in range(3)]

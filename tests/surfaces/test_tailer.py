@@ -1,0 +1,127 @@
+"""The tailer over a Redis that comes and goes: nothing that was appended stays unread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from edges.channels import Watch
+from edges.pace import Pace
+from edges.ring import Window
+from edges.tail import Tailer
+from eventstore.append import APPEND, Append, Appended
+from eventstore.connection import Argument, Pipe, pool_for
+from eventstore.errors import StoreUnavailable
+from eventstore.log import Log
+from eventstore.schema import Event, OrgId
+from tests.support.store import ACME, fact
+from tests.support.tcp_proxy import TcpProxy
+
+LIMIT_S = 10.0
+
+
+class Flaky(Pipe):
+    """Loses its connection before the next so many calls that begin with one of these words."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.losses: dict[str, int] = {}
+
+    async def call(self, *arguments: Argument) -> Any:
+        command = str(arguments[0])
+        if self.losses.get(command, 0) > 0:
+            self.losses[command] -= 1
+            await self.reset()
+            raise StoreUnavailable(f"{command} was lost")
+        return await super().call(*arguments)
+
+
+class Tailed:
+    def __init__(self, pipe: Pipe, flaky: Flaky, tailer: Tailer) -> None:
+        self.flaky = flaky
+        self.tailer = tailer
+        self._log = Log(pipe)
+
+    async def append(self, *events: Event, org: OrgId = ACME) -> int:
+        """The number of the first of them."""
+        outcome = await self._log.append(org, Append(events=events))
+        assert isinstance(outcome, Appended), outcome
+        return outcome.first_number
+
+
+async def numbers(watch: Watch, last: int) -> list[int | None]:
+    """Of what arrives, up to that one."""
+    found: list[int | None] = []
+    async with asyncio.timeout(LIMIT_S):
+        while last not in found:
+            found += [event.number for event in await watch.take()]
+    return found
+
+
+@asynccontextmanager
+async def tailed(redis_url: str, edges_url: str = "") -> AsyncIterator[Tailed]:
+    pipe = Pipe(pool_for(redis_url), [APPEND])
+    flaky, blocking = Flaky(pool_for(edges_url or redis_url)), Pipe(pool_for(edges_url or redis_url), timeout_s=5)
+    tailer = Tailer(Log(flaky), blocking, Pace(), Window())
+    running = asyncio.create_task(tailer.run())
+    try:
+        yield Tailed(pipe, flaky, tailer)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        for one in (pipe, flaky, blocking):
+            await one.close()
+
+
+@pytest.mark.parametrize("losses", [{"XREAD": 1}, {"XREAD": 1, "XREVRANGE": 2}, {"XREAD": 3, "XRANGE": 2, "HMGET": 1}])
+async def test_what_was_being_read_when_redis_went_away_is_read_when_it_is_back(
+    redis_url: str, losses: dict[str, int]
+) -> None:
+    """Its bell has been heard and will not ring again; looking where things stand may fail too."""
+    async with tailed(redis_url) as this, this.tailer.audience(ACME) as audience:
+        with audience.watch("") as watch:
+            assert await numbers(watch, await this.append(fact())) == [1]
+            this.flaky.losses = dict(losses)
+            assert await numbers(watch, await this.append(fact())) == [2]
+            assert await numbers(watch, await this.append(fact())) == [3]
+        assert audience.restarts == 0
+
+
+async def test_an_organization_that_is_opened_while_it_is_written_to_misses_nothing(redis_url: str) -> None:
+    """Whatever of opening, bell and append comes first, and without waiting for the blocking read to time out."""
+    async with tailed(redis_url) as this:
+        orgs = [OrgId(f"org-{n}") for n in range(60)]
+
+        async def follow(org: OrgId) -> list[int | None]:
+            async with this.tailer.audience(org) as audience:
+                with audience.watch("") as watch:
+                    begins = audience.last_number or 0
+                    return [begins, *(await numbers(watch, 4))]
+
+        async def write(org: OrgId) -> None:
+            for _ in range(4):
+                await this.append(fact(), org=org)
+
+        begun = asyncio.get_running_loop().time()
+        for org in orgs:
+            followed, _ = await asyncio.gather(follow(org), write(org))
+            assert followed == list(range(followed[0] or 0, 5)), org
+        assert asyncio.get_running_loop().time() - begun < 10
+
+
+async def test_a_reply_that_is_lost_on_its_way_costs_nothing(redis_url: str) -> None:
+    async with (
+        TcpProxy(redis_url) as proxy,
+        tailed(redis_url, proxy.url) as this,
+        this.tailer.audience(ACME) as audience,
+    ):
+        with audience.watch("") as watch:
+            assert await numbers(watch, await this.append(fact())) == [1]
+            proxy.fail_next("cut_reply")
+            for number in range(2, 12):
+                assert await numbers(watch, await this.append(fact())) == [number]
+            assert proxy.faults_hit == 1
