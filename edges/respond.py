@@ -14,12 +14,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from edges.app_keys import LOG
+from edges.audience import Audience
 from edges.auth import Caller
-from edges.channels import Audience, Filter, Format, Subscriber
+from edges.channels import Subscriber
 from edges.open_streams import STREAMS
 from edges.pace import PACE, Pace
 from edges.resume import Gap, Start, gap_from_start, survives
 from edges.ring import Entry, pieces
+from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import SSE, Frame, retry
 from eventstore.errors import StoreUnavailable

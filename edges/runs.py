@@ -15,12 +15,12 @@ from aiohttp import web
 from edges import resume
 from edges.app_keys import LOG, PRESENCE
 from edges.auth import Caller
-from edges.channels import Filter, Format
 from edges.errors import ApiError
 from edges.intake import Accepted, Input, accept, client_key
 from edges.limits import charge
 from edges.respond import Plan, respond
 from edges.ring import Dialect
+from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import Frame, Wire
 from eventstore import codec

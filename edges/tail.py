@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 import structlog
 from aiohttp import web
 
-from edges.channels import Audience, End, Subscriber
+from edges.audience import Audience, End
+from edges.channels import Subscriber
 from edges.pace import Pace
 from edges.resume import survives
 from edges.ring import Entry, Window, pieces

@@ -18,11 +18,11 @@ from edges import resume
 from edges.addresses import conversation_of
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.channels import Filter, Format
 from edges.errors import ApiError
 from edges.limits import charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
+from edges.subscriptions import Filter, Format
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
 from eventstore import codec
 from eventstore.organizations import Organization

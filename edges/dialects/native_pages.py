@@ -12,10 +12,10 @@ from aiohttp import web
 from edges import resume
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.channels import Filter
 from edges.dialects.native import event_json, filter_of, parse_position
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.subscriptions import Filter
 from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
 
 MAX_PAGE = 1_000

@@ -7,7 +7,6 @@ from aiohttp import web
 from edges import resume
 from edges.app_keys import LOG
 from edges.auth import require
-from edges.channels import Format
 from edges.dialects.native import NATIVE, parse_position, wire_of
 from edges.dialects.tool_stream import dialect_for as tools_dialect
 from edges.errors import ApiError
@@ -15,6 +14,7 @@ from edges.limits import charge, charge_open
 from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import ends_run, follow, plan_for
+from edges.subscriptions import Format
 from edges.wire import Frame, Wire
 from eventstore.schema import Recorded
 

@@ -64,8 +64,8 @@ async def test_an_append_is_acknowledged_once_a_replica_has_it(own_pipe: Pipe) -
     try:
         host, port = master.url.removeprefix("redis://").removesuffix("/0").split(":")
         await replica_pipe.call("REPLICAOF", host, port)
-        while b"connected_slaves:1" not in await pipe.call("INFO", "replication"):
-            await asyncio.sleep(0.02)
+        while int(await pipe.call("WAIT", 1, 1_000)) < 1:
+            pass
         log = Log(pipe)
         log.wait_for(Barrier(pipe, ("WAIT", 1, 5_000)))
         outcomes = await asyncio.gather(*(log.append(ACME, ONE) for _ in range(20)))

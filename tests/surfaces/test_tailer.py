@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edges.channels import Watch
+from edges.audience import Watch
 from edges.pace import Pace
 from edges.ring import Window
 from edges.tail import Tailer

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edges.channels import Audience, End, Filter, Format
+from edges.audience import Audience, End
 from edges.ring import Dialect, Entry, Ring, Window, pieces
+from edges.subscriptions import Filter, Format
 from edges.wire import NDJSON, SSE, Frame
 from eventstore.events.custom import Custom
 from eventstore.schema import ORIGIN, Position, Recorded

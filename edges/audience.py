@@ -1,0 +1,161 @@
+"""Everybody of one organization: its window of recent events, its channels, and code that waits for events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import structlog
+
+from edges.channels import Channel, Subscriber
+from edges.ring import Entry, Ring, Window
+from edges.subscriptions import Filter, Format
+from eventstore.schema import OrgId, Position, Recorded
+
+logger = structlog.get_logger(__name__)
+
+
+class End(NamedTuple):
+    """Where a log ends: its latest event, and its latest fact with that fact's number (None: it is not known)."""
+
+    clock: Position
+    last_fact: Position
+    last_number: int | None
+
+
+class Watch:
+    """Events of one scope for code in this process, instead of for a socket."""
+
+    __slots__ = ("_arrived", "events")
+
+    def __init__(self) -> None:
+        self.events: list[Recorded] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, event: Recorded) -> None:
+        self.events.append(event)
+        self._arrived.set()
+
+    async def take(self) -> list[Recorded]:
+        """Waits for events and hands over all there are."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        events, self.events = self.events, []
+        return events
+
+
+class Audience:
+    """All channels of one organization, found by what an event names: itself, its conversation, its run."""
+
+    def __init__(self, org: OrgId, end: End, window: Window) -> None:
+        head, last_fact, last_number = end
+        self.org = org
+        self.ring = Ring(head, window)
+        self._window = window
+        self.last_fact = last_fact
+        self.streams = 0
+        self.restarts = 0
+        self.last_number = last_number
+        self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
+        self._watches: dict[str, list[Watch]] = {}
+        self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
+
+    def join(self, subscriber: Subscriber, filter: Filter, format: Format) -> Channel:
+        """Makes a subscriber live. Its position must be the ring's head, with no await in between."""
+        scope = self._channels.setdefault(filter.scope, {})
+        channel = scope.get((filter, format))
+        if channel is None:
+            channel = scope[filter, format] = Channel(filter, format, self.last_fact)
+        channel.live.add(subscriber)
+        return channel
+
+    def part(self, subscriber: Subscriber, channel: Channel) -> None:
+        channel.live.discard(subscriber)
+        if not channel.live:
+            scope = self._channels.get(channel.filter.scope, {})
+            if scope.get((channel.filter, channel.format)) is channel:
+                del scope[channel.filter, channel.format]
+                if not scope:
+                    del self._channels[channel.filter.scope]
+
+    async def reach(self, position: Position) -> None:
+        """Waits until the tailer has seen a position that is on the log already, or the log became shorter."""
+        if self.ring.head < position:
+            arrival = asyncio.get_running_loop().create_future()
+            self._arrivals.append((position, arrival))
+            await arrival
+
+    @contextmanager
+    def watch(self, scope: str) -> Iterator[Watch]:
+        """Collects the scope's events from now on."""
+        watch = Watch()
+        self._watches.setdefault(scope, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._watches[scope].remove(watch)
+            if not self._watches[scope]:
+                del self._watches[scope]
+
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """Takes new events in and writes them to everybody concerned: one write per channel and subscriber."""
+        before = self.ring.head
+        self.ring.extend(entries)
+        touched: dict[int, Channel] = {}
+        for entry in entries:
+            event = entry.event
+            if event.number is not None:
+                self.last_fact = event.position
+                self.last_number = event.number
+            for scope in ("", event.conversation, f"run:{event.run}"):
+                if scope is None:
+                    continue
+                for channel in self._channels.get(scope, {}).values():
+                    channel.pending.append(entry)
+                    touched[id(channel)] = channel
+                for watch in self._watches.get(scope, ()):
+                    watch.put(event)
+        for channel in touched.values():
+            try:
+                channel.flush(before)
+            except Exception:  # an event that one dialect cannot show must not cost anybody else a frame
+                logger.exception("a channel failed", organization=self.org, position=str(self.ring.head))
+                channel.dissolve(before)
+        if self._arrivals:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        head = self.ring.head
+        for position, arrival in self._arrivals:
+            if position <= head and not arrival.done():
+                arrival.set_result(None)
+        self._arrivals = [(position, arrival) for position, arrival in self._arrivals if not arrival.done()]
+
+    def beat(self, silent_since: float) -> None:
+        for channel in self.channels():
+            if channel.last_write <= silent_since:
+                channel.beat(self.last_fact, self.ring.head)
+
+    def shortened(self, end: End) -> None:
+        """The log came back shorter than what was shown: everybody starts again, and is told so.
+
+        Those who are not live notice by the number of restarts: they catch up, or wait for a position.
+        """
+        shown = self.ring.head
+        self.ring = Ring(end.clock, self._window)
+        self.last_fact, self.last_number = end.last_fact, end.last_number
+        self.restarts += 1
+        for channel in self.channels():
+            channel.dissolve(shown)
+        arrivals, self._arrivals = self._arrivals, []
+        for _, arrival in arrivals:
+            if not arrival.done():
+                arrival.set_result(None)
+
+    def channels(self) -> list[Channel]:
+        return [channel for scope in self._channels.values() for channel in scope.values()]
+
+    def subscribers(self) -> list[Subscriber]:
+        return [subscriber for channel in self.channels() for subscriber in channel.live]

@@ -1,0 +1,79 @@
+"""What a subscriber wants, and how it is shown: pure, so that subscribers who agree share bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from edges.ring import Dialect, Entry
+from edges.wire import Frame, Wire, http_chunk
+from eventstore.events import DELTA_TYPES
+from eventstore.schema import Position, Recorded
+
+
+class Filter(NamedTuple):
+    """What a subscriber wants. `scope` is "" (the organization), a conversation id, or "run:<position>"."""
+
+    scope: str = ""
+    types: tuple[str, ...] = ()
+    deltas: bool = True
+    run: str = ""
+
+    def accepts(self, event: Recorded) -> bool:
+        if not self.deltas and event.type in DELTA_TYPES:
+            return False
+        if self.run and str(event.run) != self.run:
+            return False
+        if self.types:
+            return any(fnmatchcase(event.type, pattern) for pattern in self.types)
+        return not event.type.startswith("log.")
+
+    def covers(self, event: Recorded) -> bool:
+        """Whether the event lies in the scope at all; `accepts` is asked only then."""
+        if not self.scope:
+            return True
+        if self.scope.startswith("run:"):
+            return str(event.run) == self.scope[4:]
+        return event.conversation == self.scope
+
+
+class Shown(NamedTuple):
+    """Bytes for some events: how many there are of them, the last id that is sent, whether the stream is over."""
+
+    payload: bytes
+    events: int
+    last: Position | None
+    over: bool
+
+
+class Format(NamedTuple):
+    """How it is shown. `ends` says after which event the stream is over (None: never)."""
+
+    dialect: Dialect
+    wire: Wire
+    chunked: bool
+    ends: Callable[[Recorded], bool] | None = None
+    tells_position: bool = False
+
+    def shown(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> Shown:
+        parts: list[bytes] = []
+        last: Position | None = None
+        for entry in entries:
+            if not accepts(entry.event):
+                continue
+            encoded = entry.bytes_for(self.dialect, self.wire)
+            parts.append(encoded)
+            if encoded:
+                last = entry.event.position
+            if self.ends is not None and self.ends(entry.event):
+                return Shown(b"".join(parts), len(parts), last, True)
+        return Shown(b"".join(parts), len(parts), last, False)
+
+    def packed(self, payload: bytes) -> bytes:
+        return http_chunk(payload) if self.chunked and payload else payload
+
+    def position(self, position: Position) -> bytes:
+        return self.wire.encode(
+            [Frame(b'{"type":"position"}', "position" if self.dialect.named else None)], str(position)
+        )
