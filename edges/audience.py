@@ -69,6 +69,7 @@ class Audience:
         if channel is None:
             channel = scope[filter, format] = Channel(filter, format, self.last_fact)
         channel.live.add(subscriber)
+        channel.told = min(channel.told, subscriber.told)  # the next heartbeat tells who has seen less than the others
         return channel
 
     def part(self, subscriber: Subscriber, channel: Channel) -> None:

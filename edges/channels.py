@@ -96,7 +96,8 @@ class Channel:
 
     def leave(self, subscriber: Subscriber, position: Position) -> None:
         self.live.discard(subscriber)
-        subscriber.position = subscriber.told = position
+        subscriber.position = position
+        subscriber.told = max(subscriber.told, self.told)
         subscriber.notify()
 
     def dissolve(self, position: Position) -> None:

@@ -169,18 +169,10 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
             if shown.over:
                 return True
         subscriber.position = max(subscriber.position, reached)
-        await _send(request, subscriber, plan.format, _place(audience, subscriber, plan))
+        await _send(request, subscriber, plan.format, b"")
         if subscriber.position >= audience.ring.head:
             return False
     return False
-
-
-def _place(audience: Audience, subscriber: Subscriber, plan: Plan) -> bytes:
-    """Tells a client whose filter has let nothing pass how far it has come; nothing where it knows."""
-    if not plan.format.tells_position or not subscriber.told < audience.last_fact <= subscriber.position:
-        return b""
-    subscriber.told = audience.last_fact
-    return plan.format.position(audience.last_fact)
 
 
 async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) -> tuple[list[Recorded], Position]:

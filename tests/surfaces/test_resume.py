@@ -365,10 +365,14 @@ async def test_a_filter_never_holds_the_position_back(stack: Stack) -> None:
             assert await client.next() == Frame({"type": "position"}, id=last)
 
 
-async def test_a_resumed_filter_is_told_where_the_log_has_got_to(stack: Stack) -> None:
+async def test_a_resumed_filter_is_told_where_the_log_has_got_to_with_the_next_heartbeat(stack: Stack) -> None:
     first, *_, last = await stack.say(5)
-    async with stack.open(stream(types="custom.never"), last=first) as client:
-        assert [frame.id for frame in await client.take(2)] == [first, last]
+    async with stack.open(stream(types="custom.never")) as up_to_date:
+        await up_to_date.take(1)
+        await up_to_date.silence()
+        async with stack.open(stream(types="custom.never"), last=first) as client:
+            assert [frame.id for frame in await client.take(2)] == [first, last]
+            await client.silence()
 
 
 async def test_position_frames_name_facts_only_and_come_no_oftener_than_heartbeats(redis_url: str) -> None:
