@@ -48,13 +48,13 @@ class Caller(NamedTuple):
         return scope in self.scopes or "admin" in self.scopes
 
 
-async def require(request: web.Request, scope: str) -> Caller:
-    """The caller, who has this scope. 401: we do not know you; 403: we do, and you may not."""
+async def require(request: web.Request, *scopes: str) -> Caller:
+    """The caller, who has one of these scopes. 401: we do not know you; 403: we do, and you may not."""
     caller = await _identify(request)
     request[ORGANIZATION] = caller.org
     check_organization(caller, request.query.get("organizationId"))
-    if not caller.may(scope):
-        raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {scope}")
+    if not any(caller.may(scope) for scope in scopes):
+        raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {' or '.join(scopes)}")
     return caller
 
 

@@ -56,14 +56,25 @@ CODES = {
 
 
 class ApiError(Exception):
-    """An answer that is not a success. `code` is for programs, `message` for people: it names the wrong value."""
+    """An answer that is not a success. `code` is for programs, `message` for people: it names the wrong value.
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    `members` are further facts for programs, on surfaces whose errors have room for them.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, int | str] | None = None,
+    ) -> None:
         super().__init__(f"{status} {code}: {message}")
         self.status = status
         self.code = code
         self.message = message
         self.headers = dict(headers or {})
+        self.members = dict(members or {})
 
 
 class ComeBackLater(Exception):
@@ -85,6 +96,7 @@ def problem(request: web.Request, error: ApiError) -> Body:
         "detail": error.message,
         "instance": request.path,
         "code": error.code,
+        **error.members,
     }
     return msgspec.json.encode(body), PROBLEM_TYPE
 

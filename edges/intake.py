@@ -130,7 +130,7 @@ def _accepted(append: Append, outcome: Outcome) -> Accepted:
             raise ApiError(422, "IDEMPOTENCY_KEY_REUSED", message)
         case VersionConflict(actual=actual):
             message = f"expected_version: expected {append.expected}, the conversation is at {actual}"
-            raise ApiError(409, "VERSION_CONFLICT", message)
+            raise ApiError(409, "VERSION_CONFLICT", message, members={"version": actual})
         case HeldBy(agent=agent):
             message = f"the conversation is held by {agent}" if agent else "nobody holds the conversation"
             raise ApiError(409, "HELD", message)

@@ -56,7 +56,8 @@ class OpenStreams:
                 try:
                     if not await self._organizations.is_live(org, key_id):
                         logger.info("streams of a revoked key ended", organization=org, streams=len(transports))
-                        self._close(transports)
+                        for transport in tuple(transports):
+                            transport.abort()  # what is still buffered is not theirs any more
                 except StoreUnavailable:
                     break
 

@@ -21,7 +21,7 @@ from edges.resume import survives
 from edges.ring import Entry, Window, pieces
 from eventstore import keys
 from eventstore.connection import Pipe
-from eventstore.errors import StoreUnavailable
+from eventstore.errors import StoreError
 from eventstore.log import Log
 from eventstore.schema import ORIGIN, OrgId, Position, Recorded
 from eventstore.telemetry import RELOADS
@@ -112,7 +112,7 @@ class Tailer:
                 self._resubscribing = False  # the read that it was meant for is over, by itself or not
                 await self._read(dirty)
                 pause = MIN_RECONNECT_PAUSE_S
-            except StoreUnavailable as error:
+            except StoreError as error:  # also what Redis says while it loads its files or fails over
                 if self._resubscribing:
                     self._resubscribing = False
                     continue

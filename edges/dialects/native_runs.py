@@ -40,7 +40,7 @@ def _dialect(asked: str | None, root: Recorded, wire: Wire) -> Dialect:
 
 async def show(request: web.Request) -> web.Response:
     """The run's state: what started it, whether it is over, and how."""
-    caller = await require(request, "events:read")
+    caller = await require(request, "events:read", "tools:call")
     await charge(request, caller)
     run = parse_position("run", request.match_info["run"])
     log = request.app[LOG]
@@ -61,7 +61,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def stream(request: web.Request) -> web.StreamResponse:
     """From its beginning, or from where the client was."""
-    caller = await require(request, "events:read")
+    caller = await require(request, "events:read", "tools:call")
     run, log = parse_position("run", request.match_info["run"]), request.app[LOG]
     root = await log.at(caller.org, run)
     seen = resume.requested(request)

@@ -140,7 +140,7 @@ async def test_a_new_conversation_may_be_expected(stack: Stack, expected: object
     refused = await post(stack, custom(2, ANN), expected_version=expected)
     assert refused.status_code == 409
     problem = refused.json()
-    assert problem["code"] == "VERSION_CONFLICT"
+    assert (problem["code"], problem["version"]) == ("VERSION_CONFLICT", 1)
     assert problem["detail"] == f"expected_version: expected {expected}, the conversation is at 1"
     assert ns(await page(stack)) == [1]
 
@@ -491,14 +491,21 @@ async def test_a_filter_that_cannot_be_is_refused_before_the_stream(stack: Stack
 SCOPES = [
     ("GET", STREAM, "events:read"),
     ("GET", EVENTS, "events:read"),
-    ("GET", "/v1/runs/1-0", "events:read"),
-    ("GET", "/v1/runs/1-0/stream", "events:read"),
     ("POST", EVENTS, "events:write"),
     ("GET", "/api/sse/get_location", "tools:call"),
     ("POST", "/api/stream/get_location", "tools:call"),
     ("POST", "/api/ai/get_location", "tools:call"),
     ("GET", "/api/tools", "tools:call"),
 ]
+
+
+@pytest.mark.parametrize("scope", ["events:read", "tools:call"])
+async def test_who_may_call_a_tool_may_follow_its_run(stack: Stack, scope: str) -> None:
+    for path in ("/v1/runs/1-0", "/v1/runs/1-0/stream"):
+        async with stack.open(path, await stack.key(scope)) as client:
+            assert client.status == 404
+        async with stack.open(path, await stack.key("events:write")) as client:
+            assert client.status == 403
 
 
 async def test_every_route_wants_its_scope(stack: Stack) -> None:
