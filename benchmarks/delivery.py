@@ -7,7 +7,6 @@ Trunkline's events come through Redis (which shares the client's core), nchan's 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import statistics
 from collections.abc import Callable, Sequence
@@ -33,9 +32,8 @@ DATA: dict[str, Any] = {"mark": "~", "text": "x" * 120}
 def measure(counts: Sequence[int] = SUBSCRIBERS, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
     if (missing := servers.nchan_missing()) is not None:
         return [Claim("delivery", f"skipped: {missing}")]
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {servers.CLIENT_CORE})
-    return [_against_nchan(number, rounds, seconds) for number in counts]
+    with servers.on_client_core():
+        return [_against_nchan(number, rounds, seconds) for number in counts]
 
 
 def _against_nchan(number: int, rounds: int, seconds: float) -> Claim:

@@ -5,7 +5,6 @@ reads the same body; and the signed Twilio webhook beside it. Servers on one cor
 from __future__ import annotations
 
 import json
-import os
 import socket
 import statistics
 import sys
@@ -41,9 +40,12 @@ TWILIO = {"TWILIO_ACCOUNT_SID": ACCOUNT, "TWILIO_AUTH_TOKEN": TOKEN, "TWILIO_PHO
 
 
 def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
-    if (os.cpu_count() or 1) > 1:
-        os.sched_setaffinity(0, {servers.CLIENT_CORE})
-    with servers.redis_server() as redis_port, servers.edge(redis_port, env=TWILIO) as (port, key), _empty() as empty:
+    with (
+        servers.on_client_core(),
+        servers.redis_server() as redis_port,
+        servers.edge(redis_port, env=TWILIO) as (port, key),
+        _empty() as empty,
+    ):
         ours, webhooks, theirs = [], [], []
         for _ in range(rounds):
             ours.append(_drive(port, lambda: _event(key), seconds))

@@ -33,6 +33,18 @@ def pinned(core: int) -> list[str]:
 
 
 @contextmanager
+def on_client_core() -> Iterator[None]:
+    """Keeps the load client, and what it starts without a pin of its own, off the server's core."""
+    before = os.sched_getaffinity(0)
+    if (os.cpu_count() or 1) > 1:
+        os.sched_setaffinity(0, {CLIENT_CORE})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
 def child(
     command: list[str], *, env: dict[str, str] | None = None, log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
