@@ -103,18 +103,20 @@ def test_curl_resumes_in_mid_answer(product: Up) -> None:
     assert ids(first + rest) == ids(whole(product, customer))
 
 
+@pytest.mark.parametrize("cut_after", ["", "6"], ids=["uncut", "cut in mid-answer"])
 @pytest.mark.skipif(
     shutil.which("node") is None or not (CLIENTS / "node_modules" / "eventsource").is_dir(),
     reason="node or npm's eventsource is missing: run `npm install` in tests/e2e/clients",
 )
-def test_npm_eventsource_follows_to_the_end(product: Up) -> None:
+def test_npm_eventsource_follows_to_the_end(product: Up, cut_after: str) -> None:
     customer = number()
-    command = ["node", str(CLIENTS / "follow.js"), stream_of(product, customer), "reply.completed"]
+    command = ["node", str(CLIENTS / "follow.js"), stream_of(product, customer), "reply.completed", cut_after]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as node:
         assert node.stderr is not None
         assert node.stderr.readline().strip() == "open"
         send(product, customer)
-        output, _ = node.communicate(timeout=60)
+        output, said = node.communicate(timeout=60)
+    assert said.count("open") == (1 if cut_after else 0)  # once more after the cut
     assert ids([json.loads(line) for line in output.splitlines()]) == ids(whole(product, customer))
 
 
