@@ -151,7 +151,11 @@ def test_the_run_can_be_followed_again_after_its_end(product: Up) -> None:
     shown = without_positions(whole(product, customer))
     run = shown[0]["id"]
     with httpx.stream("GET", f"{product.url}/v1/runs/{run}/stream", timeout=20) as response:
-        lines = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: ")]
+        lines = []
+        for line in response.iter_lines():
+            assert not line.startswith(": hb"), "a run that is over must end its stream, not keep it alive"
+            if line.startswith("data: "):
+                lines.append(json.loads(line[6:]))
     assert lines[-1] == {"type": "end"}
     assert ids(lines[:-1]) == [event["id"] for event in shown]
     finished = next(event for event in shown if completed(event))
