@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from edges import cors, health, limits
+from edges import app_keys, cors, health, limits
 from edges.app_keys import (
     DEVELOPMENT,
+    ENGINE,
     LIMITS,
     LOG,
     ORGANIZATIONS,
     PRESENCE,
+    PROVIDERS,
     QUOTA,
     STARTED,
     TWILIO,
@@ -24,7 +26,7 @@ from edges.app_keys import (
 )
 from edges.bodies import MAX_BODY_BYTES
 from edges.cors import cors_middleware
-from edges.dialects import DIALECTS
+from edges.dialects import DIALECTS, RUN_DIALECTS
 from edges.errors import error_middleware
 from edges.open_streams import STREAMS, OpenStreams
 from edges.pace import PACE, Pace
@@ -38,6 +40,9 @@ from eventstore.limits import LIMIT, Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
+from eventstore.provider_settings import Providers, ProviderSettings
+from eventstore.read_models import ADVANCE, FLIP, ReadModels
+from projections.engine import Engine
 
 REPLY_LIMIT_S = 0.8
 """A request must be answered within a second, also when Redis is not."""
@@ -51,6 +56,8 @@ class EdgeSettings(NamedTuple):
     development: bool = False
     quota: Quota = Quota()
     twilio: TwilioSettings = TwilioSettings()
+    providers: ProviderSettings = ProviderSettings()
+    secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
     max_facts: int = 0
     durability: Durability = "local"
@@ -63,13 +70,15 @@ def build(settings: EdgeSettings) -> web.Application:
     cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
     app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
     pool = pool_for(settings.redis_url)
-    pipe = Pipe(pool, [APPEND, LIMIT], timeout_s=REPLY_LIMIT_S)
+    pipe = Pipe(pool, [APPEND, LIMIT, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
     blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
     organizations = Organizations(pipe)
     log = Log(pipe, max_facts=settings.max_facts)
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
+    app[PROVIDERS] = Providers(pipe, organizations, settings.providers, settings.secret_key)
+    app[ENGINE] = Engine(log, ReadModels(pipe))
     app[DEVELOPMENT], app[QUOTA], app[TWILIO] = settings.development, settings.quota, settings.twilio
-    app[PACE] = settings.pace
+    app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
     app[STREAMS] = OpenStreams(organizations)
     app[STARTED] = time.monotonic()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from aiohttp import web
 
+from edges.ring import Dialect
+from edges.wire import Wire
 from eventstore.limits import WINDOW_S, Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
+from eventstore.provider_settings import Providers
+from projections.engine import Engine
 
 
 class Quota(NamedTuple):
@@ -35,8 +40,12 @@ class TwilioSettings(NamedTuple):
 
 LOG = web.AppKey("log", Log)
 ORGANIZATIONS = web.AppKey("organizations", Organizations)
+PROVIDERS = web.AppKey("providers", Providers)
+ENGINE = web.AppKey("engine", Engine)
 LIMITS = web.AppKey("limits", Limits)
 PRESENCE = web.AppKey("presence", Presence)
+
+RUN_DIALECTS = web.AppKey("run_dialects", Mapping[str, Callable[[Wire], Dialect]])
 
 DEVELOPMENT = web.AppKey("development", bool)
 """`trunkline up` on a loopback address without a public URL."""

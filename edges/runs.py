@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from edges import resume
-from edges.app_keys import LOG, PRESENCE
+from edges.app_keys import LOG, ORGANIZATIONS, PRESENCE
 from edges.auth import Caller
 from edges.errors import ApiError
 from edges.intake import Accepted, Input, accept, client_key
@@ -26,9 +26,11 @@ from edges.wire import Frame, Wire
 from eventstore import codec
 from eventstore.append import fingerprint
 from eventstore.events import TERMINAL_TYPES
+from eventstore.events.messages import MessageReceived
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
-from eventstore.schema import Event, OrgId, Position, Recorded
+from eventstore.organizations import conversation_id
+from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded
 
 ANSWER_GRACE_S = 7.0
 """How much longer than a run's own deadline an edge waits for the event that says so."""
@@ -38,12 +40,15 @@ STARTS_WORK = frozenset({"message.received", "tool.requested", "control.released
 class RunRequest(NamedTuple):
     """Work asked for by a request. `canonical` is what makes two requests the same.
 
-    `key` is the producer's own name for the input; `dedupe_ms` merges repeats that carry none.
+    `address` is that of the conversation a message belongs to; a tool call has none. `key` is the producer's own name
+    for the input; `dedupe_ms` merges repeats that carry none. `deadline_s` is the work's own.
     """
 
-    body: ToolRequested
+    body: ToolRequested | MessageReceived
     name: str
     canonical: bytes
+    deadline_s: float
+    address: str | None = None
     dedupe_ms: int | None = None
     key: str | None = None
 
@@ -74,17 +79,23 @@ async def start_or_attach(
 
 
 async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Accepted:
-    """Appends the input on a lane of its own: a slow tool delays nobody."""
+    """Appends the input: a message on its conversation's lane, a tool call on its own, where it delays nobody."""
     await charge(request, caller)
     digest = _fingerprint(caller, wanted)
     body = msgspec.structs.replace(wanted.body, fingerprint=digest)
-    event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")
+    addresses: dict[ConversationId, str] = {}
+    if wanted.address is None:
+        event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")
+    else:
+        organization = await request.app[ORGANIZATIONS].require(caller.org)
+        conversation = conversation_id(organization.pepper, wanted.address)
+        addresses[conversation] = wanted.address
+        event = Event(body, "customer", conversation, lane=conversation)
     key, ttl_ms = wanted.key or client_key(request), None
     if key is None and wanted.dedupe_ms is not None:
         key, ttl_ms = f"repeat:{digest}", wanted.dedupe_ms
-    return await accept(
-        request, caller, Input(events=[event], raw=wanted.canonical, route=wanted.name, key=key, ttl_ms=ttl_ms)
-    )
+    given = Input(events=[event], raw=wanted.canonical, route=wanted.name, key=key, ttl_ms=ttl_ms, addresses=addresses)
+    return await accept(request, caller, given)
 
 
 def _fingerprint(caller: Caller, wanted: RunRequest) -> str:
@@ -104,7 +115,7 @@ async def _attach(
         return await _refuse_with_gap(request, caller, seen, format)
     root = await log.at(caller.org, event.run)
     body = codec.decode(root) if root is not None else None
-    if not isinstance(body, ToolRequested) or body.fingerprint != _fingerprint(caller, wanted):
+    if not isinstance(body, ToolRequested | MessageReceived) or body.fingerprint != _fingerprint(caller, wanted):
         raise ApiError(422, "RUN_MISMATCH", f"Last-Event-ID {seen.text} belongs to another request than this one")
     return await follow(request, caller, event.run, seen.position, format)
 
@@ -164,7 +175,7 @@ async def collect(request: web.Request, caller: Caller, wanted: RunRequest) -> t
     """Starts a run and waits for all of it, for callers that read one body."""
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
-    events = await outcome(request, caller, run, wanted.body.deadline_s + ANSWER_GRACE_S)
+    events = await outcome(request, caller, run, wanted.deadline_s + ANSWER_GRACE_S)
     return events, {**accepted.headers, **run_headers(run)}
 
 

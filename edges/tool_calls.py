@@ -28,7 +28,8 @@ def requested(
         raise ApiError(422, "INVALID_ARGUMENTS", "; ".join(faults))
     body = ToolRequested(tool=spec.name, source=source, arguments=arguments)
     dedupe_ms = WRITE_DEDUPE_MS if dedupe and spec.effect == "write" else None
-    return RunRequest(body, spec.name, msgspec.json.encode(arguments, order="sorted"), dedupe_ms, key)
+    canonical = msgspec.json.encode(arguments, order="sorted")
+    return RunRequest(body, spec.name, canonical, body.deadline_s, dedupe_ms=dedupe_ms, key=key)
 
 
 def spec_of(name: str) -> ToolSpec:

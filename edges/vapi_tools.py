@@ -65,7 +65,7 @@ def _wanted(call: Call) -> RunRequest:
 
 
 async def _text(request: web.Request, caller: Caller, run: Position, wanted: RunRequest) -> dict[str, str]:
-    events = await outcome(request, caller, run, wanted.body.deadline_s + ANSWER_GRACE_S)
+    events = await outcome(request, caller, run, wanted.deadline_s + ANSWER_GRACE_S)
     match codec.decode(events[-1]):
         case ToolCompleted() as done:
             return {"result": single_line(done.result)}

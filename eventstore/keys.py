@@ -100,6 +100,10 @@ def organization_keys(org: str) -> str:
     return f"tl:{{dir}}:org:{org}:keys"
 
 
+def provider_settings(org: str) -> str:
+    return f"tl:{{dir}}:org:{org}:providers"
+
+
 def api_key(digest: str) -> str:
     return f"tl:{{dir}}:key:{digest}"
 

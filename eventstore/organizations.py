@@ -21,6 +21,9 @@ from eventstore.schema import ConversationId, OrgId
 
 SCOPES = ("events:read", "events:write", "tools:call", "chat:write", "control:write", "admin")
 
+DEFAULT = OrgId("demo")
+"""What `trunkline up` starts with."""
+
 CACHE_S = 2.0
 """How long an answer is believed. A stream that looks again every 2 s so ends within 5 s of its key's revocation."""
 CACHE_ENTRIES = 20_000
@@ -120,6 +123,10 @@ class Organizations:
         """The single organization of this store; None if there are several, or none."""
         some = await self._pipe.call("SRANDMEMBER", keys.ORGANIZATIONS, 2)
         return await self.get(OrgId(some[0].decode())) if len(some) == 1 else None
+
+    async def default(self) -> Organization | None:
+        """The one that the environment's settings belong to: `demo`, or the only one there is."""
+        return await self.get(DEFAULT) or await self.only()
 
     async def create_key(self, org: OrgId, scopes: Iterable[str] = SCOPES, name: str = "") -> str:
         """A new API key in plain text: shown once, and not kept."""

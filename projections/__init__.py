@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from projections.assistants import ASSISTANTS
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS
 from projections.projection import Projection
 
-PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS)
+PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS, ASSISTANTS)

@@ -88,6 +88,8 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
             phone_number=settings.twilio_phone_number,
             public_base_url=settings.public_base_url or own_url,
         ),
+        providers=settings.providers,
+        secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
     )

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eventstore.provider_settings import FIELDS, ProviderSettings
 from trunkline.errors import StartError
 
 _RATE = re.compile(r"(\d{1,9})(?:/(\d{0,6})([smh]))?")
@@ -76,10 +77,31 @@ class Settings(BaseSettings):
     offline_delay_ms: int = Field(0, ge=0, le=60_000, validation_alias=_own("OFFLINE_DELAY_MS"))
     """Pause of the offline model between two tokens."""
 
+    mail_from: str | None = Field(None, validation_alias=_own("MAIL_FROM"))
+
+    anthropic_api_key: SecretStr | None = None
+    anthropic_base_url: str | None = None
     twilio_account_sid: str | None = None
     twilio_auth_token: SecretStr | None = None
+    twilio_shared_key: SecretStr | None = None
     twilio_phone_number: str | None = None
     twilio_base_url: str | None = None
+    elevenlabs_api_key: SecretStr | None = None
+    elevenlabs_agent_id: str | None = None
+    elevenlabs_phone_number_id: str | None = None
+    elevenlabs_conversation_initiation_webhook_secret: SecretStr | None = None
+    elevenlabs_post_call_webhook_secret: SecretStr | None = None
+    elevenlabs_base_url: str | None = None
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    chatkit_workflow_id: str | None = None
+    ghl_api_token: SecretStr | None = None
+    ghl_location_id: str | None = None
+    ghl_calendar_id: str | None = None
+    ghl_pipeline_id: str | None = None
+    ghl_base_url: str | None = None
+    vapi_webhook_secret: SecretStr | None = None
+    smtp_url: SecretStr | None = None
     default_organization_name: str = "Demo"
 
     @field_validator("redis_url")
@@ -89,7 +111,14 @@ class Settings(BaseSettings):
             raise ValueError("expected redis://host:port, rediss://host:port or unix:///path")
         return value
 
-    @field_validator("public_base_url", "twilio_base_url")
+    @field_validator(
+        "public_base_url",
+        "anthropic_base_url",
+        "twilio_base_url",
+        "elevenlabs_base_url",
+        "openai_base_url",
+        "ghl_base_url",
+    )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
@@ -107,8 +136,15 @@ class Settings(BaseSettings):
             raise ValueError("expected a phone number such as +15550100") from None
 
     @property
-    def twilio_is_configured(self) -> bool:
-        return bool(self.twilio_account_sid and self.twilio_auth_token)
+    def providers(self) -> ProviderSettings:
+        """The default organization's own, in plain text."""
+        given = {name: getattr(self, name) for name in FIELDS}
+        return ProviderSettings(
+            **{
+                name: value.get_secret_value() if isinstance(value, SecretStr) else value
+                for name, value in given.items()
+            }
+        )
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -20,6 +20,7 @@ from eventstore.lanes import ALL_SHARDS, LANES, Lanes
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
+from eventstore.provider_settings import Providers
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import OrgId
 from projections.engine import Engine
@@ -80,7 +81,9 @@ async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Serv
     """Everything handlers work with. One Twilio account and one model serve all organizations of an installation."""
     log, organizations = Log(pipe), Organizations(pipe)
     log.wait_for(await barrier_for(pipe, settings.durability))
-    crm = EmbeddedCrm(log, Engine(log, ReadModels(pipe)), lambda org: _location(settings, org))
+    engine = Engine(log, ReadModels(pipe))
+    secret_key = settings.secret_key.get_secret_value() if settings.secret_key else None
+    crm = EmbeddedCrm(log, engine, lambda org: _location(settings, org))
     try:
         if await organizations.get(DEMO) is not None:
             await seed_demo(log, DEMO)
@@ -88,6 +91,8 @@ async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Serv
         raise StartError(f"the demo contacts could not be made: {error}") from error
     return Services(
         log=log,
+        engine=engine,
+        providers=Providers(pipe, organizations, settings.providers, secret_key),
         model=_model(settings),
         tools=CrmToolbox(log, crm, organizations),
         sms=lambda org: twilio,

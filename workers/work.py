@@ -12,7 +12,9 @@ from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Hel
 from eventstore.errors import StoreError
 from eventstore.lanes import Taken
 from eventstore.log import Log
+from eventstore.provider_settings import Providers
 from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
+from projections.engine import Engine
 from workers.batch import Batch
 from workers.clients.sms import SmsProvider
 from workers.errors import LaneLost, Overtaken
@@ -30,6 +32,8 @@ class Services:
     """
 
     log: Log
+    engine: Engine
+    providers: Providers
     model: Model
     tools: Toolbox
     sms: Callable[[OrgId], SmsProvider | None]

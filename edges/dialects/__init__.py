@@ -6,3 +6,6 @@ from edges.dialects import native, native_inputs, native_pages, native_runs, too
 
 DIALECTS = (native, native_pages, native_inputs, native_runs, tool_stream)
 """Each has `ROUTES`."""
+
+RUN_DIALECTS = {"native": native_runs.run_dialect, "tools": tool_stream.run_dialect}
+"""How a run can be shown, by the name in `?dialect=`; a message's `source` is the name of the one it came by."""

@@ -20,7 +20,6 @@ from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events import Custom
 from eventstore.events.messages import MessageReceived
-from eventstore.events.tools import ToolRequested
 from eventstore.organizations import Organization
 from eventstore.schema import Body, ConversationId, Event
 
@@ -109,7 +108,7 @@ def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at
             )
 
 
-def _tool_requested(data: dict[str, Any], where: str) -> ToolRequested:
+def _tool_requested(data: dict[str, Any], where: str) -> Body:
     tool, arguments = data.get("tool"), data.get("arguments", {})
     if data.keys() - {"tool", "arguments"} or not isinstance(tool, str) or not isinstance(arguments, dict):
         raise ApiError(422, "BAD_EVENT", f"{where}.data: expected tool (a name) and arguments (an object)")

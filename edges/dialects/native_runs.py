@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from aiohttp import web
 
 from edges import resume
-from edges.app_keys import LOG
+from edges.app_keys import LOG, RUN_DIALECTS
 from edges.auth import require
 from edges.dialects.native import NATIVE, parse_position, wire_of
-from edges.dialects.tool_stream import dialect_for as tools_dialect
 from edges.errors import ApiError
 from edges.limits import charge, charge_open
 from edges.respond import respond
@@ -16,6 +17,9 @@ from edges.ring import Dialect
 from edges.runs import ends_run, follow, plan_for
 from edges.subscriptions import Format
 from edges.wire import Frame, Wire
+from eventstore import codec
+from eventstore.events.messages import MessageReceived
+from eventstore.events.tools import ToolRequested
 from eventstore.schema import Recorded
 
 
@@ -27,15 +31,26 @@ def _render(event: Recorded) -> list[Frame]:
 NATIVE_RUN = Dialect("native-run", _render)
 
 
-def _dialect(asked: str | None, root: Recorded, wire: Wire) -> Dialect:
+def run_dialect(wire: Wire) -> Dialect:
+    return NATIVE_RUN
+
+
+def _dialect(request: web.Request, root: Recorded, wire: Wire) -> Dialect:
     """The one asked for, else the one the run was started in."""
-    name = asked or ("tools" if root.type == "tool.requested" and b'"source":"native"' not in root.data else "native")
-    match name:
-        case "native":
-            return NATIVE_RUN
-        case "tools":
-            return tools_dialect(wire)
-    raise ApiError(422, "BAD_DIALECT", f"dialect: expected native or tools, got {name[:40]!r}")
+    known = request.app[RUN_DIALECTS]
+    asked = request.query.get("dialect")
+    if asked is not None and asked not in known:
+        raise ApiError(422, "BAD_DIALECT", f"dialect: expected one of {', '.join(known)}, got {asked[:40]!r}")
+    return known[asked or _started_in(root, known)](wire)
+
+
+def _started_in(root: Recorded, known: Container[str]) -> str:
+    match codec.decode(root):
+        case ToolRequested(source=source) if source != "native":
+            return "tools"
+        case MessageReceived(source=str(source)) if source in known:
+            return source
+    return "native"
 
 
 async def show(request: web.Request) -> web.Response:
@@ -68,7 +83,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if root is None or root.run != run:
         raise ApiError(404, "RUN_NOT_FOUND", f"there is no run {run}")
     wire = wire_of(request)
-    dialect = _dialect(request.query.get("dialect"), root, wire)
+    dialect = _dialect(request, root, wire)
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
     if seen is None:
         await charge_open(request, caller, free=False, subscription=True)

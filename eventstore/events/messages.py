@@ -10,7 +10,11 @@ Channel = Literal["sms", "whatsapp", "voice", "chat"]
 
 
 class MessageReceived(Body, frozen=True, kw_only=True, tag="message.received"):
-    """A customer's message. `provider` keeps every field the provider sent, known or not."""
+    """A customer's message. `provider` keeps every field the provider sent, known or not.
+
+    `source` is the surface or provider it came by. `fingerprint` is that of the request, so that a client that lost
+    the stream may re-attach by repeating it.
+    """
 
     message_id: str
     channel: Channel = "chat"
@@ -22,6 +26,16 @@ class MessageReceived(Body, frozen=True, kw_only=True, tag="message.received"):
     text: Personal[str] = ""
     sender: Personal[str | None] = None
     provider: Personal[dict[str, str] | None] = None
+    fingerprint: Personal[str | None] = None
 
 
-TYPES = (MessageReceived,)
+class MessageSent(Body, frozen=True, kw_only=True, tag="message.sent"):
+    """What an agent wrote in a conversation that no provider carries (a chat): the event is its delivery."""
+
+    message_id: str
+    agent: str
+    agent_name: Personal[str] = ""
+    text: Personal[str]
+
+
+TYPES = (MessageReceived, MessageSent)

@@ -29,6 +29,7 @@ from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
 from eventstore.organizations import SCOPES, Organizations
 from eventstore.presence import Presence
+from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded
 from projections.engine import Engine
@@ -249,6 +250,8 @@ class Stack:
         blocking = Pipe(pool_for(self.redis_url), timeout_s=5)
         services = Services(
             log=self.log,
+            engine=Engine(self.log, ReadModels(self.pipe)),
+            providers=Providers(self.pipe, self.organizations, ProviderSettings()),
             model=self.model,
             tools=self.tools,
             sms=lambda org: None,

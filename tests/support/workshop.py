@@ -16,7 +16,11 @@ from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
+from eventstore.organizations import Organizations
+from eventstore.provider_settings import Providers, ProviderSettings
+from eventstore.read_models import ReadModels
 from eventstore.schema import ConversationId, Event, OrgId, Position
+from projections.engine import Engine
 from tests.support.watching import Watcher
 from workers.clients.sms import SmsProvider
 from workers.handlers import HANDLERS
@@ -105,6 +109,8 @@ class Workshop:
     ) -> Services:
         return Services(
             log=self.log,
+            engine=Engine(self.log, ReadModels(self.pipe)),
+            providers=Providers(self.pipe, Organizations(self.pipe), ProviderSettings()),
             model=model or OfflineModel(),
             tools=tools or Bench(),
             sms=lambda org: sms,
