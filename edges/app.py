@@ -72,7 +72,7 @@ def build(settings: EdgeSettings) -> web.Application:
     pool = pool_for(settings.redis_url)
     pipe = Pipe(pool, [APPEND, LIMIT, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
     blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
-    organizations = Organizations(pipe)
+    organizations = Organizations(pipe, settings.secret_key)
     log = Log(pipe, max_facts=settings.max_facts)
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
     app[PROVIDERS] = Providers(pipe, organizations, settings.providers, settings.secret_key)

@@ -104,6 +104,18 @@ def provider_settings(org: str) -> str:
     return f"tl:{{dir}}:org:{org}:providers"
 
 
+def callback_secret(org: str) -> str:
+    return f"tl:{{dir}}:org:{org}:callback"
+
+
+def organization_webhooks(org: str) -> str:
+    return f"tl:{{dir}}:org:{org}:webhooks"
+
+
+def webhook(path: str) -> str:
+    return f"tl:{{dir}}:webhook:{path}"
+
+
 def api_key(digest: str) -> str:
     return f"tl:{{dir}}:key:{digest}"
 

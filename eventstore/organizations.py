@@ -1,4 +1,4 @@
-"""Organizations, their API keys and telephone numbers: what must be found before an organization's shard is known."""
+"""Organizations, their API keys, telephone numbers and webhooks: what is found before an organization is known."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
 from eventstore import keys
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
+from eventstore.recent import Recent
 from eventstore.schema import ConversationId, OrgId
+from eventstore.sealing import Sealing
 
 SCOPES = ("events:read", "events:write", "tools:call", "chat:write", "control:write", "admin")
 
 DEFAULT = OrgId("demo")
 """What `trunkline up` starts with."""
 
-CACHE_S = 2.0
-"""How long an answer is believed. A stream that looks again every 2 s so ends within 5 s of its key's revocation."""
-CACHE_ENTRIES = 20_000
 MAX_KEY_LENGTH = 200
 
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER = re.compile(r"[+A-Za-z0-9]{1,64}")
-
-V = TypeVar("V")
+_WEBHOOK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_WEBHOOK_PATH = re.compile(r"[A-Za-z0-9_-]{32}")
 
 
 class Organization(msgspec.Struct, frozen=True):
@@ -60,6 +59,14 @@ class ApiKey(msgspec.Struct, frozen=True):
     digest: str
 
 
+class Webhook(NamedTuple):
+    """Where a producer of the organization's choice posts to, by Standard Webhooks: `secret` is its `whsec_…`."""
+
+    org: OrgId
+    name: str
+    secret: str
+
+
 class _Owner(msgspec.Struct, frozen=True):
     """What a key's hash leads to."""
 
@@ -71,14 +78,17 @@ class _Owner(msgspec.Struct, frozen=True):
 class Organizations:
     """`clock` (monotonic seconds) only ages the cache; what is stored is dated by Redis."""
 
-    def __init__(self, pipe: Pipe, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, pipe: Pipe, secret_key: str | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._pipe = pipe
+        self._sealing = Sealing(secret_key)
         self._clock = clock
-        self._known: _Recent[Organization] = _Recent(clock)
-        self._accepted: _Recent[Credential] = _Recent(clock)
-        self._refused: _Recent[bool] = _Recent(clock)  # apart, so that guesses cannot push out good keys
-        self._live: _Recent[bool] = _Recent(clock)
-        self._numbers: _Recent[OrgId | None] = _Recent(clock)
+        self._known: Recent[Organization] = Recent(clock)
+        self._accepted: Recent[Credential] = Recent(clock)
+        self._refused: Recent[bool] = Recent(clock)  # apart, so that guesses cannot push out good keys
+        self._live: Recent[bool] = Recent(clock)
+        self._numbers: Recent[OrgId | None] = Recent(clock)
 
     async def create(self, slug: str, name: str) -> Organization | None:
         """None if the slug is taken."""
@@ -216,6 +226,43 @@ class Organizations:
         self._numbers.put(e164, org, asked)
         return org
 
+    async def add_webhook(self, org: OrgId, name: str) -> tuple[str, str] | None:
+        """A path that cannot be guessed and the secret that what is posted there is signed with: the only time that
+        the secret is shown. None if the name is taken."""
+        if not _WEBHOOK_NAME.fullmatch(name):
+            raise ValueError(f"a webhook's name is 1-64 of letters, digits, '_', '.' and '-', got {name!r}")
+        path, secret = secrets.token_urlsafe(24), new_signing_secret()
+        # Listed first: a crash in between leaves a path that answers 404, not one that nobody can find and remove.
+        if not await self._pipe.call("HSETNX", keys.organization_webhooks(org), name, path):
+            return None
+        place = keys.webhook(path)
+        plain = msgspec.json.encode(Webhook(org, name, secret))
+        await self._pipe.call("SET", place, self._sealing.keep(place, plain))
+        return path, secret
+
+    async def webhook(self, path: str) -> Webhook | None:
+        """Whose webhook the last segment of this path is."""
+        if not _WEBHOOK_PATH.fullmatch(path):
+            return None
+        place = keys.webhook(path)
+        stored = await self._pipe.call("GET", place)
+        return msgspec.json.decode(self._sealing.open(place, stored), type=Webhook) if stored else None
+
+    async def list_webhooks(self, org: OrgId) -> dict[str, str]:
+        """Path by name."""
+        stored = await self._pipe.call("HGETALL", keys.organization_webhooks(org))
+        named = zip(stored[::2], stored[1::2], strict=True)
+        return dict(sorted((name.decode(), path.decode()) for name, path in named))
+
+    async def remove_webhook(self, org: OrgId, name: str) -> bool:
+        """At once. False if there is none of that name."""
+        path = await self._pipe.call("HGET", keys.organization_webhooks(org), name)
+        if path is None:
+            return False
+        await self._pipe.call("DEL", keys.webhook(path.decode()))
+        await self._pipe.call("HDEL", keys.organization_webhooks(org), name)
+        return True
+
     async def _listed(self, org: OrgId, key_id: str) -> ApiKey | None:
         stored = await self._pipe.call("HGET", keys.organization_keys(org), key_id)
         return msgspec.json.decode(stored, type=ApiKey) if stored else None
@@ -225,31 +272,9 @@ class Organizations:
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
 
-class _Recent(Generic[V]):
-    """Answers believed for `CACHE_S` from the moment they were *asked* for, at most `CACHE_ENTRIES` of them."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._entries: dict[str, tuple[V, float]] = {}
-
-    def holds(self, name: str) -> bool:
-        entry = self._entries.get(name)
-        return entry is not None and self._clock() < entry[1]
-
-    def get(self, name: str) -> V | None:
-        return self._entries[name][0] if self.holds(name) else None
-
-    def put(self, name: str, value: V, asked: float) -> None:
-        self._entries.pop(name, None)
-        if len(self._entries) >= CACHE_ENTRIES:
-            del self._entries[next(iter(self._entries))]
-        self._entries[name] = (value, asked + CACHE_S)
-
-    def clear(self) -> None:
-        self._entries.clear()
-
-    def drop(self, name: str) -> None:
-        self._entries.pop(name, None)
+def new_signing_secret() -> str:
+    """As Standard Webhooks has it."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def conversation_id(pepper: bytes, address: str) -> ConversationId:

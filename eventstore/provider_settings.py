@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 
 import msgspec
 
 from eventstore import keys
 from eventstore.connection import Pipe
-from eventstore.errors import StoreError
-from eventstore.organizations import CACHE_S, Organizations
+from eventstore.organizations import Organizations, new_signing_secret
+from eventstore.recent import Recent
 from eventstore.schema import OrgId
-
-_NONCE_BYTES = 12
+from eventstore.sealing import Sealing
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -68,21 +65,20 @@ class Providers:
         self._pipe = pipe
         self._organizations = organizations
         self._environment = _given(environment)
-        self._secret_key = secret_key
+        self._sealing = Sealing(secret_key)
         self._clock = clock
-        self._known: dict[OrgId, tuple[ProviderSettings, float]] = {}
+        self._known: Recent[ProviderSettings] = Recent(clock)
 
     async def of(self, org: OrgId) -> ProviderSettings:
         """As of at most `CACHE_S` ago."""
-        known = self._known.get(org)
-        if known is not None and self._clock() < known[1]:
-            return known[0]
+        if (known := self._known.get(org)) is not None:
+            return known
         asked = self._clock()
         own = await self._stored(org)
         default = await self._organizations.default()
         beneath = self._environment if default is not None and default.id == org else _addresses(self._environment)
         settings = ProviderSettings(**{**beneath, **own})
-        self._known[org] = (settings, asked + CACHE_S)
+        self._known.put(org, settings, asked)
         return settings
 
     async def change(self, org: OrgId, changes: Mapping[str, str | None]) -> None:
@@ -91,32 +87,30 @@ class Providers:
             raise ValueError(f"unknown settings {', '.join(unknown)}; there are {', '.join(FIELDS)}")
         merged = {**await self._stored(org), **changes}
         kept = {name: value for name, value in merged.items() if value is not None}
-        await self._pipe.call("SET", keys.provider_settings(org), self._sealed(org, msgspec.json.encode(kept)))
-        self._known.pop(org, None)
+        place = keys.provider_settings(org)
+        await self._pipe.call("SET", place, self._sealing.seal(place, msgspec.json.encode(kept)))
+        self._known.drop(org)
+
+    async def callback_secret(self, org: OrgId) -> str:
+        """What its callbacks are signed with (`whsec_…`, Standard Webhooks); made when first asked for."""
+        place = keys.callback_secret(org)
+        stored = await self._pipe.call("GET", place)
+        if stored is None:
+            new = self._sealing.keep(place, new_signing_secret().encode())
+            await self._pipe.call("SET", place, new, "NX")
+            stored = await self._pipe.call("GET", place)
+        return self._sealing.open(place, stored).decode()
+
+    async def replace_callback_secret(self, org: OrgId) -> str:
+        """A new one, at once and everywhere."""
+        place, secret = keys.callback_secret(org), new_signing_secret()
+        await self._pipe.call("SET", place, self._sealing.keep(place, secret.encode()))
+        return secret
 
     async def _stored(self, org: OrgId) -> dict[str, str]:
-        sealed = await self._pipe.call("GET", keys.provider_settings(org))
-        return msgspec.json.decode(self._opened(org, sealed), type=dict[str, str]) if sealed else {}
-
-    def _sealed(self, org: OrgId, plain: bytes) -> bytes:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # only where something is sealed: it is heavy
-
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + AESGCM(self._key()).encrypt(nonce, plain, org.encode())
-
-    def _opened(self, org: OrgId, sealed: bytes) -> bytes:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        try:
-            return AESGCM(self._key()).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], org.encode())
-        except InvalidTag:
-            raise StoreError(f"the settings of {org} were encrypted with another TRUNKLINE_SECRET_KEY") from None
-
-    def _key(self) -> bytes:
-        if self._secret_key is None:
-            raise ValueError("TRUNKLINE_SECRET_KEY is not set: it encrypts what organizations entrust to the store")
-        return sha256(b"trunkline provider settings\0" + self._secret_key.encode()).digest()
+        place = keys.provider_settings(org)
+        sealed = await self._pipe.call("GET", place)
+        return msgspec.json.decode(self._sealing.open(place, sealed), type=dict[str, str]) if sealed else {}
 
 
 def _given(settings: ProviderSettings) -> dict[str, str]:

@@ -7,9 +7,10 @@ import re
 
 import pytest
 
-from eventstore import keys, organizations
+from eventstore import keys, recent
 from eventstore.connection import Pipe
-from eventstore.organizations import CACHE_S, SCOPES, Organizations, conversation_id
+from eventstore.organizations import SCOPES, Organizations, conversation_id
+from eventstore.recent import CACHE_S
 from eventstore.schema import OrgId
 
 ACME = OrgId("acme")
@@ -165,7 +166,7 @@ async def test_age_counts_from_the_question_not_from_its_answer(pipe: Pipe, cloc
 async def test_guesses_do_not_push_good_keys_out_of_the_cache(
     here: Organizations, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(organizations, "CACHE_ENTRIES", 3)
+    monkeypatch.setattr(recent, "CACHE_ENTRIES", 3)
     plain = await here.create_key(ACME)
     assert await here.authenticate(plain)
     for guess in range(10):
