@@ -34,7 +34,7 @@ from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded
 
 ANSWER_GRACE_S = 7.0
 """How much longer than a run's own deadline an edge waits for the event that says so."""
-STARTS_WORK = frozenset({"message.received", "tool.requested", "control.released"})
+STARTS_WORK = frozenset({"message.received", "tool.requested", "control.released", "call.requested", "call.initiated"})
 
 
 class RunRequest(NamedTuple):

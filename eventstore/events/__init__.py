@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from eventstore.events import assistants, contacts, control, custom, messages, replies, sms, tools, work
+from eventstore.events import assistants, calls, contacts, control, custom, messages, replies, sms, tools, work
 from eventstore.events.custom import Custom
 from eventstore.schema import Body
 
-FAMILIES = (messages, replies, tools, control, contacts, sms, assistants, work)
+FAMILIES = (messages, replies, tools, control, contacts, sms, calls, assistants, work)
 
 TYPES: tuple[type[Body], ...] = tuple(body for family in FAMILIES for body in family.TYPES)
 
