@@ -21,22 +21,26 @@ class ToolRequested(Body, frozen=True, kw_only=True, tag="tool.requested"):
 
 
 class ToolStarted(Body, frozen=True, kw_only=True, tag="tool.started"):
-    """Recorded before the tool runs, so that a crash leaves a trace. `call_id` names a call inside a turn."""
+    """Recorded before the tool runs, so that a crash leaves a trace. `call_id` names a call inside a turn, `member` the
+    team's member that called (None: whoever answers)."""
 
     tool: str
     attempt: int = 1
     call_id: str | None = None
+    member: str | None = None
 
 
 class ToolProgressed(Body, frozen=True, kw_only=True, tag="tool.progressed"):
     tool: str
     call_id: str | None = None
+    member: str | None = None
     message: Personal[str] = ""
 
 
 class ToolCompleted(Body, frozen=True, kw_only=True, tag="tool.completed"):
     tool: str
     call_id: str | None = None
+    member: str | None = None
     duration_ms: int = 0
     result: Personal[Any] = None
 
@@ -48,6 +52,7 @@ class ToolFailed(Body, frozen=True, kw_only=True, tag="tool.failed"):
     code: str
     status: int = 500
     call_id: str | None = None
+    member: str | None = None
     error: Personal[str]
 
 
