@@ -36,7 +36,7 @@ class Services:
     providers: Providers
     model: Model
     tools: Toolbox
-    sms: Callable[[OrgId], SmsProvider | None]
+    sms: Callable[[OrgId], Awaitable[SmsProvider | None]]
     accepts_sms: Callable[[OrgId, str], Awaitable[bool]]
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
