@@ -70,7 +70,7 @@ def last_seen(request: web.Request) -> Requested | None:
         ("last_event_id", request.query.get("last_event_id")),
     ):
         if text:
-            return Requested(text, _position(source, text), resumes=True)
+            return Requested(text, parse_position(source, text), resumes=True)
     return None
 
 
@@ -84,11 +84,12 @@ def requested(request: web.Request) -> Requested | None:
     if after == "0":
         return Requested(after, ORIGIN, resumes=True)
     if "-" in after and after.replace("-", "").isdigit() and after.count("-") == 1:
-        return Requested(after, _position("after", after), resumes=True)
+        return Requested(after, parse_position("after", after), resumes=True)
     return Requested(after, _moment(after), resumes=False)
 
 
-def _position(source: str, text: str) -> Position:
+def parse_position(source: str, text: str) -> Position:
+    """A position that the client calls `source`; `0` is the beginning. Malformed: 400."""
     if text.strip() == "0":
         return ORIGIN
     try:

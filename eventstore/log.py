@@ -106,6 +106,20 @@ class Log:
         ids = await self._index_after(own.conversation(conversation)[1], after)
         return await self._collect(org, own.log, ids)
 
+    async def read_conversation_back(
+        self, org: OrgId, conversation: ConversationId, before: Position | None, *, count: int = PAGE
+    ) -> list[Recorded]:
+        """The last facts of one conversation before a position, oldest first."""
+        own = keys.of(org)
+        index, end, ids = own.conversation(conversation)[1], -1, list[bytes]()
+        while len(ids) < count and (page := await self.pipe.call("LRANGE", index, end - PAGE + 1, end)):
+            # What is appended meanwhile shifts entries of the last page into this one: `before` has moved past them.
+            older = [entry for entry in page if before is None or Position.parse(entry) < before]
+            if older:
+                ids, before = older + ids, Position.parse(older[0])
+            end -= PAGE
+        return await self._collect(org, own.log, ids[-count:])
+
     async def read_run(
         self, org: OrgId, run: Position, after: Position = ORIGIN, *, deltas: bool = True
     ) -> list[Recorded]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from edges.dialects import native, native_inputs, native_pages, native_runs, tool_stream
+from edges.dialects import loan_chat, native, native_inputs, native_pages, native_runs, staff_chat, tool_stream
 
-DIALECTS = (native, native_pages, native_inputs, native_runs, tool_stream)
+DIALECTS = (native, native_pages, native_inputs, native_runs, staff_chat, loan_chat, tool_stream)
 """Each has `ROUTES`."""
 
-RUN_DIALECTS = {"native": native_runs.run_dialect, "tools": tool_stream.run_dialect}
+RUN_DIALECTS = {
+    "native": native_runs.run_dialect,
+    "tools": tool_stream.run_dialect,
+    "staff": staff_chat.run_dialect,
+    "loan": loan_chat.run_dialect,
+}
 """How a run can be shown, by the name in `?dialect=`; a message's `source` is the name of the one it came by."""

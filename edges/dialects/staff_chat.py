@@ -1,0 +1,209 @@
+"""Staff chat (document 001): `/api/v1/staff/{staff_id}/messages`, and `…/messages/stream`.
+
+Stream (SSE, data only): status {phase: context|thinking|tool}*, token*, done | error, and restart. `POST …/messages`
+is the same without the stream: 202, and the answer goes to `callback_url`. `GET …/messages` lists, newest first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import msgspec
+from aiohttp import web
+from pydantic import BaseModel, StringConstraints
+
+from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
+from edges.auth import Caller, require
+from edges.bodies import parse_body
+from edges.errors import ApiError
+from edges.limits import charge
+from edges.resume import parse_position
+from edges.ring import Dialect
+from edges.runs import RunRequest, begin, run_headers, start_or_attach
+from edges.wire import SSE, Frame, Wire
+from eventstore import codec
+from eventstore.events.messages import MessageReceived, MessageSent
+from eventstore.events.replies import (
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyDeferred,
+    ReplyDelta,
+    ReplyFailed,
+    ReplyRestarted,
+    ReplyStarted,
+)
+from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
+from eventstore.organizations import conversation_id
+from eventstore.schema import Position, Recorded
+from projections import assistants
+from projections.projection import timestamp
+
+DEADLINE_S = 120.0
+SOURCE = "staff"
+DEFAULT_PAGE, MAX_PAGE = 50, 200
+_LIMIT = re.compile(r"[0-9]{1,3}")
+
+CANCELLED = "the answer was cancelled"
+TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
+ANSWERED_ELSEWHERE = "this message was answered together with another one"
+
+_encode = msgspec.json.encode
+
+
+class Message(BaseModel):
+    """What a member of staff is told."""
+
+    content: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+
+
+class AsyncMessage(Message):
+    """The same without a stream; the answer is posted to `callback_url`."""
+
+    callback_url: str | None = None
+
+
+class Shown(NamedTuple):
+    """A message as the list shows it."""
+
+    position: Position
+    id: str
+    content: str
+    message_type: Literal["user", "assistant"]
+
+    @property
+    def json(self) -> dict[str, str]:
+        return {
+            "id": self.id,
+            "content": self.content,
+            "message_type": self.message_type,
+            "created_at": timestamp(self.position),
+        }
+
+
+def _frame(kind: str, **data: str) -> Frame:
+    return Frame(_encode({"type": kind, **data}))
+
+
+def _render(event: Recorded) -> list[Frame]:
+    match codec.decode(event):
+        case MessageReceived():
+            return [_frame("status", phase="context")]
+        case ReplyStarted() | ToolCompleted() | ToolFailed():
+            return [_frame("status", phase="thinking")]
+        case ToolStarted():
+            return [_frame("status", phase="tool")]
+        case ReplyDelta(text=text) | MessageSent(text=text):
+            return [_frame("token", content=text)]
+        case ReplyRestarted(text=text):
+            return [_frame("restart"), *([_frame("token", content=text)] if text else [])]
+        case ReplyCompleted(message_id=message_id) | ReplyDeferred(message_id=str(message_id)):
+            return [_frame("done", message_id=message_id)]
+        case ReplyFailed(detail=detail):
+            return [_frame("error", detail=detail)]
+        case ReplyCancelled():
+            return [_frame("error", detail=CANCELLED)]
+        case ReplyDeferred(reason=reason):
+            return [_frame("error", detail=TAKEN_OVER if reason == "control" else ANSWERED_ELSEWHERE)]
+    return []
+
+
+STAFF = Dialect("staff", _render)
+
+
+def run_dialect(wire: Wire) -> Dialect:
+    return STAFF
+
+
+def address_of(staff_id: str, caller: Caller) -> str:
+    """Who writes comes from the credential, so two users of one organization never see each other's messages."""
+    return f"staff:{staff_id}:{caller.credential_id}"
+
+
+async def stream(request: web.Request) -> web.StreamResponse:
+    caller = await require(request, "chat:write")
+    staff_id = await _staff(request, caller)
+    message = (await parse_body(request, Message)).model
+    return await start_or_attach(request, caller, _run(staff_id, caller, message.content), SSE, STAFF)
+
+
+async def send(request: web.Request) -> web.Response:
+    caller = await require(request, "chat:write")
+    staff_id = await _staff(request, caller)
+    message = (await parse_body(request, AsyncMessage)).model
+    accepted = await begin(request, caller, _run(staff_id, caller, message.content))
+    run = accepted.positions[0]
+    received = await request.app[LOG].at(caller.org, run)  # a repeated request gets the id of the first one's message
+    body = codec.decode(received) if received is not None else None
+    message_id = body.message_id if isinstance(body, MessageReceived) else None
+    answer = {"message_id": message_id, "run_id": str(run), "status": "accepted"}
+    return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(run)})
+
+
+async def messages(request: web.Request) -> web.Response:
+    """Newest first; `Link` leads to older ones."""
+    caller = await require(request, "chat:write", "events:read")
+    staff_id = await _staff(request, caller)
+    await charge(request, caller)
+    limit = _limit(request.query)
+    before = parse_position("before", text) if (text := request.query.get("before")) else None
+    found = await _before_position(request, caller, address_of(staff_id, caller), before, limit)
+    headers = {"Cache-Control": "private, no-cache"}
+    if len(found) == limit:
+        target = urlencode({"before": str(found[-1].position), "limit": limit})
+        headers["Link"] = f'<{request.path}?{target}>; rel="next"'
+    return web.json_response([message.json for message in found], headers=headers)
+
+
+async def _staff(request: web.Request, caller: Caller) -> str:
+    staff_id = request.match_info["staff_id"]
+    known = await assistants.find(request.app[ENGINE], caller.org, staff_id)
+    if known is None or known.kind != "staff":
+        raise ApiError(404, "STAFF_NOT_FOUND", f"Staff not found: {staff_id[:80]!r}")
+    return staff_id
+
+
+def _run(staff_id: str, caller: Caller, content: str) -> RunRequest:
+    body = MessageReceived(message_id=str(uuid4()), assistant=staff_id, source=SOURCE, text=content)
+    return RunRequest(body, f"{SOURCE}/{staff_id}", content.encode(), DEADLINE_S, address=address_of(staff_id, caller))
+
+
+async def _before_position(
+    request: web.Request, caller: Caller, address: str, before: Position | None, limit: int
+) -> list[Shown]:
+    log = request.app[LOG]
+    organization = await request.app[ORGANIZATIONS].require(caller.org)
+    conversation = conversation_id(organization.pepper, address)
+    found: list[Shown] = []
+    while len(found) < limit and (page := await log.read_conversation_back(caller.org, conversation, before)):
+        found += [message for event in reversed(page) if (message := shown(event)) is not None]
+        before = page[0].position
+    return found[:limit]
+
+
+def shown(event: Recorded) -> Shown | None:
+    match codec.decode(event):
+        case MessageReceived(message_id=message_id, text=text):
+            return Shown(event.position, message_id, text, "user")
+        case ReplyCompleted(message_id=message_id, text=str(text)) if text:
+            return Shown(event.position, message_id, text, "assistant")
+        case MessageSent(message_id=message_id, text=text):
+            return Shown(event.position, message_id, text, "assistant")
+    return None
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    text = query.get("limit", str(DEFAULT_PAGE))
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
+        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
+    return int(text)
+
+
+ROUTES = (
+    web.post("/api/v1/staff/{staff_id}/messages/stream", stream),
+    web.post("/api/v1/staff/{staff_id}/messages", send),
+    web.get("/api/v1/staff/{staff_id}/messages", messages, allow_head=False),
+)
