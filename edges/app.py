@@ -18,11 +18,10 @@ from edges.app_keys import (
     ORGANIZATIONS,
     PRESENCE,
     PROVIDERS,
+    PUBLIC_URL,
     QUOTA,
     STARTED,
-    TWILIO,
     Quota,
-    TwilioSettings,
 )
 from edges.bodies import MAX_BODY_BYTES
 from edges.cors import cors_middleware
@@ -55,7 +54,7 @@ class EdgeSettings(NamedTuple):
     redis_url: str
     development: bool = False
     quota: Quota = Quota()
-    twilio: TwilioSettings = TwilioSettings()
+    public_url: str = ""
     providers: ProviderSettings = ProviderSettings()
     secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
@@ -77,7 +76,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
     app[PROVIDERS] = Providers(pipe, organizations, settings.providers, settings.secret_key)
     app[ENGINE] = Engine(log, ReadModels(pipe))
-    app[DEVELOPMENT], app[QUOTA], app[TWILIO] = settings.development, settings.quota, settings.twilio
+    app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL] = settings.development, settings.quota, settings.public_url
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
     app[STREAMS] = OpenStreams(organizations)

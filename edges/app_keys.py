@@ -25,19 +25,6 @@ class Quota(NamedTuple):
     window_s: int = WINDOW_S
 
 
-class TwilioSettings(NamedTuple):
-    """`public_base_url` is what Twilio signs in front of the path, as configured there, without a trailing slash.
-
-    `shared_key` is the secret of Twilio's SharedKey signatures (HMAC-SHA256), `auth_token` that of the classic ones.
-    """
-
-    account_sid: str | None = None
-    auth_token: str | None = None
-    phone_number: str | None = None
-    public_base_url: str = ""
-    shared_key: str | None = None
-
-
 LOG = web.AppKey("log", Log)
 ORGANIZATIONS = web.AppKey("organizations", Organizations)
 PROVIDERS = web.AppKey("providers", Providers)
@@ -50,6 +37,7 @@ RUN_DIALECTS = web.AppKey("run_dialects", Mapping[str, Callable[[Wire], Dialect]
 DEVELOPMENT = web.AppKey("development", bool)
 """`trunkline up` on a loopback address without a public URL."""
 QUOTA = web.AppKey("quota", Quota)
-TWILIO = web.AppKey("twilio", TwilioSettings)
+PUBLIC_URL = web.AppKey("public_url", str)
+"""Where providers reach this installation, without a trailing slash: what Twilio signs in front of the path."""
 STARTED = web.AppKey("started", float)
 """When this process began to serve (monotonic seconds)."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import structlog
 
 from eventstore import children, left_over, redis_binary
+from eventstore.connection import Pipe
 from eventstore.data_dir import DataDir
 from eventstore.errors import EmbeddedRedisError
 from eventstore.redis_binary import RedisBinary
@@ -131,6 +132,14 @@ def running_url(data_dir: Path) -> str | None:
     """The address of the server that another process keeps on this directory; None if there was none."""
     record = left_over.read(data_dir.absolute() / "redis")
     return f"unix://{quote(record.socket)}" if record else None
+
+
+async def data_dir_of(url: str, pipe: Pipe) -> Path | None:
+    """The data directory of the server at this address, if it is one on a socket of this machine."""
+    if not url.startswith("unix://"):
+        return None
+    _, home = await pipe.call("CONFIG", "GET", "dir")
+    return Path(os.fsdecode(home)).parent
 
 
 def arguments(binary: str, home: Path, socket: Path, fsync: Fsync = "everysec") -> list[str]:

@@ -15,6 +15,7 @@ EXIT_INTERRUPTED = 130
 
 RedisUrl = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_REDIS_URL, else that of a running `up`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+DataDir = Annotated[Path | None, typer.Option(help="Default: TRUNKLINE_DATA_DIR, else .trunkline.")]
 Host = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_HOST, else 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Default: TRUNKLINE_PORT, else 8000; 0 takes any.")]
 
@@ -53,7 +54,7 @@ def main() -> None:
 def up(
     host: Host = None,
     port: Port = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Default: TRUNKLINE_DATA_DIR, else .trunkline.")] = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Start everything on this machine: Redis, an edge, a worker."""
@@ -76,6 +77,7 @@ def edge(
 
 def worker(
     redis_url: RedisUrl = None,
+    data_dir: DataDir = None,
     metrics_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Serve /metrics and /health/* here.")
     ] = None,
@@ -84,7 +86,7 @@ def worker(
     """Do the work that events ask for."""
     from trunkline.worker import WorkerOptions, run_worker
 
-    raise typer.Exit(run_worker(WorkerOptions(redis_url, metrics_port, _shards(shards))))
+    raise typer.Exit(run_worker(WorkerOptions(redis_url, data_dir, metrics_port, _shards(shards))))
 
 
 def tail(

@@ -13,11 +13,12 @@ from typing import NamedTuple
 from aiohttp import web
 
 from edges.app import EdgeSettings, build
-from edges.app_keys import Quota, TwilioSettings
+from edges.app_keys import Quota
 from eventstore import children
 from trunkline import logging, process
 from trunkline.listener import LOOPBACK, listening
 from trunkline.process import run_until_signalled
+from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
 
@@ -43,7 +44,8 @@ def run_edge(options: EdgeOptions) -> int:
 
 async def _edge(settings: Settings, listener: socket.socket, processes: int) -> None:
     url = store_url(settings)
-    async with connected(url), AsyncExitStack() as stack:
+    async with connected(url) as pipe, AsyncExitStack() as stack:
+        settings = await with_secret_key(settings, url, pipe)
         port = listener.getsockname()[1]
         siblings = [
             await stack.enter_async_context(_sibling(url, settings.host, port)) for _ in range(1, max(1, processes))
@@ -77,17 +79,11 @@ async def serving(
 
 def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, development: bool) -> EdgeSettings:
     limit = settings.rate_limit
-    token = settings.twilio_auth_token
     return EdgeSettings(
         redis_url=redis_url,
         development=development,
         quota=Quota(limit.requests, limit.requests, limit.window_s),
-        twilio=TwilioSettings(
-            account_sid=settings.twilio_account_sid,
-            auth_token=token.get_secret_value() if token else None,
-            phone_number=settings.twilio_phone_number,
-            public_base_url=settings.public_base_url or own_url,
-        ),
+        public_url=settings.public_base_url or own_url,
         providers=settings.providers,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,

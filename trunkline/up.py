@@ -21,6 +21,7 @@ from trunkline.edge import serving
 from trunkline.errors import StartError
 from trunkline.listener import LOOPBACK, listening
 from trunkline.process import run_until_signalled
+from trunkline.secret_key import with_made_secret_key, with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected
 from trunkline.worker_child import WorkerChild
@@ -49,10 +50,12 @@ def run_up(options: UpOptions) -> int:
 async def _up(settings: Settings, listener: socket.socket, as_json: bool) -> None:
     # Left in reverse order: the edge drains while the worker still answers, then the worker, then Redis.
     async with _redis(settings) as redis, connected(redis.url) as pipe:
+        development = _is_development(settings)
+        settings = with_made_secret_key(settings) if development else await with_secret_key(settings, redis.url, pipe)
         demo = await open_demo(Organizations(pipe), settings)
         async with (
             WorkerChild(Presence(pipe), redis.worker_options) as worker,
-            serving(settings, redis.url, listener, development=_is_development(settings)),
+            serving(settings, redis.url, listener, development=development),
         ):
             await worker.ready()
             _announce(demo, _address(settings.host, listener), redis.url, as_json)
@@ -71,13 +74,14 @@ class _Redis(NamedTuple):
 
 @asynccontextmanager
 async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
+    options = ["--data-dir", str(settings.data_dir)]
     if settings.redis_url is None:
         async with EmbeddedRedis(settings.data_dir, fsync=_fsync(settings)) as own:
-            yield _Redis(own.url, ["--redis-url", own.url], own)
+            yield _Redis(own.url, [*options, "--redis-url", own.url], own)
     else:
         with DataDir(settings.data_dir):
             # The worker finds the address where we found it: it may hold a password, and `ps` shows arguments.
-            yield _Redis(settings.redis_url.get_secret_value(), [], None)
+            yield _Redis(settings.redis_url.get_secret_value(), options, None)
 
 
 def _fsync(settings: Settings) -> Literal["always", "everysec"]:

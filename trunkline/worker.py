@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from eventstore.append import APPEND
@@ -28,10 +29,12 @@ from trunkline import logging
 from trunkline.demo import DEMO
 from trunkline.errors import StartError
 from trunkline.process import run_until_signalled
+from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
 from trunkline.worker_health import serving_health
-from workers.clients.twilio import Twilio, TwilioAccount
+from workers.clients.sms import SmsProvider
+from workers.clients.twilio import Connections, TwilioClients
 from workers.crm import EmbeddedCrm, Location, seed_demo
 from workers.offline import OfflineModel
 from workers.runner import Runner
@@ -48,6 +51,7 @@ class WorkerOptions(NamedTuple):
     """`shards` is the half-open range of shards to serve; None for all."""
 
     redis_url: str | None = None
+    data_dir: Path | None = None
     metrics_port: int | None = None
     shards: range | None = None
 
@@ -57,7 +61,7 @@ def run_worker(options: WorkerOptions) -> int:
 
     Beats in `Presence` under an owner that is new at every start, as soon as it takes work: `up` waits for that.
     """
-    settings = load_settings(redis_url=options.redis_url)
+    settings = load_settings(redis_url=options.redis_url, data_dir=options.data_dir)
     logging.configure()
     return run_until_signalled(_work(settings, options))
 
@@ -67,7 +71,10 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
     async with connected(url), AsyncExitStack() as stack:
         pipe = await stack.enter_async_context(_pipe(url))
         blocking = await stack.enter_async_context(_pipe(url, timeout_s=BLOCKING_TIMEOUT_S))
-        twilio = await stack.enter_async_context(_twilio(settings))
+        connections = Connections()
+        stack.push_async_callback(connections.close)
+        twilio = TwilioClients(connections, settings.public_base_url)
+        settings = await with_secret_key(settings, url, pipe)
         services = await compose(settings, pipe, twilio)
         shards = options.shards or ALL_SHARDS
         lanes = Lanes(pipe, owner_name(), shards=shards)
@@ -77,12 +84,18 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         await _until_cancelled(runner)
 
 
-async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Services:
-    """Everything handlers work with. One Twilio account and one model serve all organizations of an installation."""
-    log, organizations = Log(pipe), Organizations(pipe)
+async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients) -> Services:
+    """Everything handlers work with. One model serves all organizations of an installation."""
+    log = Log(pipe)
     log.wait_for(await barrier_for(pipe, settings.durability))
     engine = Engine(log, ReadModels(pipe))
     secret_key = settings.secret_key.get_secret_value() if settings.secret_key else None
+    organizations = Organizations(pipe, secret_key)
+    providers = Providers(pipe, organizations, settings.providers, secret_key)
+
+    async def sms(org: OrgId) -> SmsProvider | None:
+        return twilio.of(await providers.of(org))
+
     crm = EmbeddedCrm(log, engine, lambda org: _location(settings, org))
     try:
         if await organizations.get(DEMO) is not None:
@@ -92,10 +105,10 @@ async def compose(settings: Settings, pipe: Pipe, twilio: Twilio | None) -> Serv
     return Services(
         log=log,
         engine=engine,
-        providers=Providers(pipe, organizations, settings.providers, secret_key),
+        providers=providers,
         model=_model(settings),
         tools=CrmToolbox(log, crm, organizations),
-        sms=lambda org: twilio,
+        sms=sms,
         accepts_sms=crm.accepts_sms,
         now_ms=lambda: time.time_ns() // 1_000_000,
         new_id=lambda: str(uuid.uuid4()),
@@ -126,22 +139,6 @@ async def _pipe(url: str, timeout_s: float = 2.0) -> AsyncIterator[Pipe]:
         yield pipe
     finally:
         await pipe.close()
-
-
-@asynccontextmanager
-async def _twilio(settings: Settings) -> AsyncIterator[Twilio | None]:
-    sid, token, number = settings.twilio_account_sid, settings.twilio_auth_token, settings.twilio_phone_number
-    if not sid or token is None:
-        yield None
-        return
-    if not number:
-        raise StartError("TWILIO_PHONE_NUMBER is missing: TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are set")
-    account = TwilioAccount(sid, token.get_secret_value(), number, settings.twilio_base_url, settings.public_base_url)
-    twilio = Twilio(account)
-    try:
-        yield twilio
-    finally:
-        await twilio.close()
 
 
 def _model(settings: Settings) -> OfflineModel:

@@ -18,7 +18,7 @@ from twilio.request_validator import (
     get_signature_algorithm,
 )
 
-from edges.app_keys import DEVELOPMENT, LOG, TWILIO, TwilioSettings
+from edges.app_keys import DEVELOPMENT, LOG, PROVIDERS, PUBLIC_URL
 from edges.auth import foreign
 from edges.errors import POSITION, ApiError
 from edges.intake import Accepted, record, webhook_key
@@ -28,7 +28,8 @@ from eventstore.events.contacts import ContactOptedIn, ContactOptedOut
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.events.sms import SmsStatusReported
 from eventstore.organizations import Organization, conversation_id
-from eventstore.schema import Event, Sibling
+from eventstore.provider_settings import ProviderSettings
+from eventstore.schema import Event, OrgId, Sibling
 from projections import phones
 
 Keyword = Literal["STOP", "START", "HELP"]
@@ -59,7 +60,7 @@ async def status(request: web.Request) -> web.Response:
 async def _take_message(request: web.Request) -> Accepted:
     form = await form_of(request)
     organization = await organization_of(request, number_of(required(form, "To")))
-    verify(request, form, request.app[TWILIO])
+    await verify(request, form, organization.id)
     events = message_events(form, organization)
     name = f"twilio:{form.get('AccountSid', '')}:{form['MessageSid']}"
     return await _record(request, organization, phones.address(number_of(form["From"])), name, events)
@@ -69,7 +70,7 @@ async def _take_report(request: web.Request) -> Accepted:
     """A report is about a message of ours: our number is its sender, the customer's its recipient."""
     form = await form_of(request)
     organization = await organization_of(request, number_of(required(form, "From")))
-    verify(request, form, request.app[TWILIO])
+    await verify(request, form, organization.id)
     event = report_event(form, organization, request.query.get("intent"))
     name = f"{form['MessageSid']}:{_status_of(form)}"
     return await _record(request, organization, phones.address(number_of(form["To"])), name, [event])
@@ -85,12 +86,14 @@ async def _record(
     return accepted
 
 
-def verify(request: web.Request, form: MultiDict[str], settings: TwilioSettings) -> None:
-    """Refuses what Twilio has not signed: over the address as configured there, and all fields, known or not.
+async def verify(request: web.Request, form: MultiDict[str], org: OrgId) -> None:
+    """Refuses what Twilio has not signed with this organization's secret: the auth token, or for its newer signatures
+    the shared key, over the address as configured there, and all fields, known or not.
 
     Without a secret nothing can be verified: 503, save for what a developer posts on the own machine.
     """
-    if settings.auth_token is None and settings.shared_key is None:
+    settings = await request.app[PROVIDERS].of(org)
+    if settings.twilio_auth_token is None and settings.twilio_shared_key is None:
         message = "Twilio's webhooks are not configured here (TWILIO_AUTH_TOKEN)"
         if request.app[DEVELOPMENT]:
             if (reason := foreign(request)) is None:
@@ -105,12 +108,12 @@ def verify(request: web.Request, form: MultiDict[str], settings: TwilioSettings)
         raise ApiError(401, "BAD_SIGNATURE", message)
 
 
-def _is_signed(request: web.Request, form: MultiDict[str], settings: TwilioSettings, signature: str) -> bool:
+def _is_signed(request: web.Request, form: MultiDict[str], settings: ProviderSettings, signature: str) -> bool:
     scheme = request.headers.get(SIGNATURE_SETTINGS_HEADER)
-    secret = settings.auth_token if scheme is None else settings.shared_key
+    secret = settings.twilio_auth_token if scheme is None else settings.twilio_shared_key
     if secret is None or not request.raw_path.startswith("/"):
         return False
-    url = settings.public_base_url.rstrip("/") + request.raw_path
+    url = request.app[PUBLIC_URL] + request.raw_path
     try:
         return bool(RequestValidator(secret).validate(url, form, signature, get_signature_algorithm(scheme)))
     except ValueError:  # a path that is no text

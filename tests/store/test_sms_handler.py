@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from eventstore.events.sms import SmsFailed, SmsRequested, SmsSent, SmsStarted, SmsStatusReported, SmsUncertain
+from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import Event, Position
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, TwilioApi, twilio_api
 from tests.support.workshop import ACME, ANN, ANNS_NUMBER, Workshop, workshop
-from workers.clients.twilio import Twilio, TwilioAccount
+from workers.clients.sms import Outgoing, Refused, Sent
+from workers.clients.twilio import Connections, Twilio, TwilioAccount, TwilioClients
 from workers.handlers import sms
 from workers.retry import Backoff
 
@@ -33,10 +36,16 @@ async def api() -> AsyncIterator[TwilioApi]:
 
 
 @pytest.fixture
-async def twilio(api: TwilioApi) -> AsyncIterator[Twilio]:
-    client = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url, "https://acme.example"), timeout_s=1.0)
-    yield client
-    await client.close()
+async def connections() -> AsyncIterator[Connections]:
+    connections = Connections()
+    yield connections
+    await connections.close()
+
+
+@pytest.fixture
+async def twilio(api: TwilioApi, connections: Connections) -> Twilio:
+    account = TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url, "https://acme.example")
+    return Twilio(account, connections, timeout_s=1.0)
 
 
 def intent(intent_id: str = "intent-1", text: str = "Yes, it is in stock.", epoch: int | None = None) -> Event:
@@ -101,12 +110,11 @@ async def test_a_refusal_is_final_and_quotes_no_number(shop: Workshop, api: Twil
     assert len(api.forms) == 1
 
 
-async def test_a_wrong_token_is_a_refusal(shop: Workshop, api: TwilioApi) -> None:
-    stranger = Twilio(TwilioAccount(ACCOUNT, "wrong", NUMBER, api.url))
+async def test_a_wrong_token_is_a_refusal(shop: Workshop, api: TwilioApi, connections: Connections) -> None:
+    stranger = Twilio(TwilioAccount(ACCOUNT, "wrong", NUMBER, api.url), connections)
     await shop.put(intent())
     async with shop.worker(shop.services(sms=stranger), handlers=HANDLERS):
         await shop.seen.until_type("sms.failed")
-    await stranger.close()
     assert shop.seen.bodies(SmsFailed)[0].code == "20003"
 
 
@@ -167,8 +175,10 @@ async def test_a_status_report_proves_that_it_left(shop: Workshop, api: TwilioAp
     assert (shop.seen.bodies(SmsSent)[0].provider_id, api.forms) == ("SM9", [])
 
 
-async def test_a_worker_that_dies_while_sending_leaves_no_second_message(shop: Workshop, api: TwilioApi) -> None:
-    patient = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url))
+async def test_a_worker_that_dies_while_sending_leaves_no_second_message(
+    shop: Workshop, api: TwilioApi, connections: Connections
+) -> None:
+    patient = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, api.url), connections)
     api.next("take_and_hang")
     await shop.put(intent())
     async with shop.worker(shop.services(sms=patient), handlers=HANDLERS) as first:
@@ -178,18 +188,44 @@ async def test_a_worker_that_dies_while_sending_leaves_no_second_message(shop: W
         await first.crash()
     async with shop.worker(shop.services(sms=patient), handlers=HANDLERS):
         await shop.seen.until_type("sms.sent")
-    await patient.close()
     assert len(api.forms) == len(api.messages) == 1
 
 
-async def test_a_provider_that_refuses_connections_is_tried_a_few_times(shop: Workshop) -> None:
-    nobody = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, "http://127.0.0.1:1"))
+async def test_a_provider_that_refuses_connections_is_tried_a_few_times(
+    shop: Workshop, connections: Connections
+) -> None:
+    nobody = Twilio(TwilioAccount(ACCOUNT, TOKEN, NUMBER, "http://127.0.0.1:1"), connections)
     await shop.put(intent())
     async with shop.worker(shop.services(sms=nobody), handlers=HANDLERS):
         await shop.seen.until_type("sms.failed")
-    await nobody.close()
     assert shop.seen.bodies(SmsFailed)[0].code == "UNREACHABLE"
     assert len(shop.seen.bodies(SmsStarted)) == sms.TRIES
+
+
+async def test_a_message_without_any_number_of_ours_is_refused_and_not_tried(
+    shop: Workshop, api: TwilioApi, connections: Connections
+) -> None:
+    numberless = Twilio(TwilioAccount(ACCOUNT, TOKEN, None, api.url), connections)
+    await shop.put(intent())
+    async with shop.worker(shop.services(sms=numberless), handlers=HANDLERS):
+        await shop.seen.until_type("sms.failed")
+    assert shop.seen.bodies(SmsFailed)[0].code == "NO_SENDER"
+    assert api.forms == []
+
+
+async def test_each_organizations_messages_leave_by_its_own_account(api: TwilioApi, connections: Connections) -> None:
+    clients = TwilioClients(connections, None)
+    ours = ProviderSettings(
+        twilio_account_sid=ACCOUNT, twilio_auth_token=TOKEN, twilio_phone_number=NUMBER, twilio_base_url=api.url
+    )
+    theirs = msgspec.structs.replace(ours, twilio_auth_token="wrong")
+    first, second = clients.of(ours), clients.of(theirs)
+    assert first is not None
+    assert second is not None
+    assert clients.of(ours) is first
+    assert isinstance(await first.send(Outgoing("i1", ANNS_NUMBER, "hello")), Sent)
+    assert await second.send(Outgoing("i2", ANNS_NUMBER, "hello")) == Refused("20003", 401)
+    assert clients.of(ProviderSettings()) is None
 
 
 async def _start_and_die(shop: Workshop, at: Position) -> None:

@@ -19,11 +19,11 @@ from edges.app_keys import (
     LOG,
     ORGANIZATIONS,
     PRESENCE,
+    PROVIDERS,
+    PUBLIC_URL,
     QUOTA,
     STARTED,
-    TWILIO,
     Quota,
-    TwilioSettings,
 )
 from edges.auth import DEMO
 from edges.errors import error_middleware
@@ -32,12 +32,14 @@ from eventstore.limits import Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
+from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.schema import ORIGIN, OrgId, Recorded
 
+SECRET_KEY = "a secret key of thirty-two letters"
 Client = TestClient[web.Request, web.Application]
 
 
-NO_TWILIO = TwilioSettings()
+NOTHING = ProviderSettings()
 DEFAULT_QUOTA = Quota()
 
 
@@ -48,6 +50,7 @@ class Edge(NamedTuple):
     log: Log
     organizations: Organizations
     presence: Presence
+    providers: Providers
     redis: FakeServer
 
     async def events(self, org: OrgId = DEMO) -> list[Recorded]:
@@ -58,7 +61,8 @@ class Edge(NamedTuple):
 async def serving(
     *routes: web.RouteDef,
     development: bool = False,
-    twilio: TwilioSettings = NO_TWILIO,
+    providers: ProviderSettings = NOTHING,
+    public_url: str = "",
     quota: Quota = DEFAULT_QUOTA,
     max_facts: int = 0,
     clock: Callable[[], float] = time.monotonic,
@@ -70,11 +74,12 @@ async def serving(
     await organizations.ensure(DEMO, "Demo")
     app = web.Application(middlewares=[error_middleware])
     app[LOG], app[ORGANIZATIONS], app[PRESENCE], app[LIMITS] = log, organizations, presence, Limits(pipe)
-    app[DEVELOPMENT], app[QUOTA], app[TWILIO], app[STARTED] = development, quota, twilio, time.monotonic()
+    app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
+    app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
     app.add_routes(routes)
     app.on_response_prepare.append(limits.add_headers)
     async with TestClient(TestServer(app)) as client:
-        yield Edge(client, log, organizations, presence, redis)
+        yield Edge(client, log, organizations, presence, app[PROVIDERS], redis)
     await pipe.close()
 
 

@@ -78,6 +78,10 @@ class Tools:
         return self.held.setdefault(tool, asyncio.Event())
 
 
+async def no_provider(org: OrgId) -> None:
+    """Messages stay in the outbox."""
+
+
 def said(name: str = "custom.said", *, run: Position | None = None, conversation: str = "conv_a") -> Event:
     """A fact that starts no work."""
     return Event(Custom(name=name), "test", ConversationId(conversation), run)
@@ -254,7 +258,7 @@ class Stack:
             providers=Providers(self.pipe, self.organizations, ProviderSettings()),
             model=self.model,
             tools=self.tools,
-            sms=lambda org: None,
+            sms=no_provider,
             accepts_sms=self.crm.accepts_sms,
             now_ms=lambda: time.time_ns() // 1_000_000,
             new_id=lambda: str(uuid4()),

@@ -107,13 +107,16 @@ class Workshop:
         sms: SmsProvider | None = None,
         **options: Any,
     ) -> Services:
+        async def provider(org: OrgId) -> SmsProvider | None:
+            return sms
+
         return Services(
             log=self.log,
             engine=Engine(self.log, ReadModels(self.pipe)),
             providers=Providers(self.pipe, Organizations(self.pipe), ProviderSettings()),
             model=model or OfflineModel(),
             tools=tools or Bench(),
-            sms=lambda org: sms,
+            sms=provider,
             accepts_sms=self._accepts_sms,
             now_ms=lambda: time.time_ns() // 1_000_000,
             new_id=lambda: f"id-{next(self._ids)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -18,7 +19,6 @@ from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 from yarl import URL
 
-from edges.app_keys import TwilioSettings
 from edges.auth import DEMO
 from edges.errors import ApiError
 from edges.webhooks.twilio import ROUTES, keyword_of, verify
@@ -27,6 +27,7 @@ from eventstore.events.contacts import ContactOptedIn, ContactOptedOut
 from eventstore.events.messages import MessageReceived
 from eventstore.events.sms import SmsStatusReported
 from eventstore.organizations import conversation_id
+from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import OrgId
 from tests.support.edge_app import Edge, names_of, serving
 
@@ -34,10 +35,15 @@ FIXTURES = Path(__file__).parent.parent / "fixtures" / "twilio"
 VECTORS: list[dict[str, Any]] = json.loads((FIXTURES / "signature_vectors.json").read_text())
 TOKEN = VECTORS[0]["auth_token"]
 BASE = "https://api.example.com"
-SIGNED = TwilioSettings(auth_token=TOKEN, shared_key=TOKEN, public_base_url=BASE)
+SIGNED = ProviderSettings(twilio_auth_token=TOKEN, twilio_shared_key=TOKEN)
 INCOMING, STATUS = "/api/webhooks/twilio/sms/incoming", "/api/webhooks/twilio/sms/status"
 TWIML = (b'<?xml version="1.0" encoding="UTF-8"?><Response />', "text/xml")
 CUSTOMER, OURS = "+14155552671", "+14155550100"
+
+
+def signing(providers: ProviderSettings, **options: Any) -> AbstractAsyncContextManager[Edge]:
+    """An edge at `BASE`, with this for the default organization."""
+    return serving(*ROUTES, providers=providers, public_url=BASE, **options)
 
 
 def form(name: str, **changes: str) -> dict[str, str]:
@@ -45,11 +51,17 @@ def form(name: str, **changes: str) -> dict[str, str]:
 
 
 async def post(
-    edge: Edge, path: str, fields: dict[str, str], headers: dict[str, str] | None = None, *, sign: bool = True
+    edge: Edge,
+    path: str,
+    fields: dict[str, str],
+    headers: dict[str, str] | None = None,
+    *,
+    sign: bool = True,
+    token: str = TOKEN,
 ) -> tuple[int, str]:
     headers = dict(headers or {})
     if sign:
-        headers["X-Twilio-Signature"] = signature(TOKEN, BASE + path, fields)
+        headers["X-Twilio-Signature"] = signature(token, BASE + path, fields)
     headers.setdefault("Content-Type", "application/x-www-form-urlencoded; charset=UTF-8")
     response = await edge.client.post(URL(path, encoded=True), data=urlencode(fields).encode(), headers=headers)
     return response.status, await response.text()
@@ -78,7 +90,7 @@ async def test_what_twilio_signs_is_accepted_as_it_comes(vector: dict[str, Any],
     url = urlsplit(vector["url"])
     path = url.path + (f"?{url.query}" if url.query else "")
     body = (FIXTURES / vector["file"]).read_bytes()
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         response = await edge.client.post(URL(path, encoded=True), data=body, headers=headers)
         assert (await response.read(), response.content_type) == TWIML
         assert response.status == 200
@@ -87,16 +99,18 @@ async def test_what_twilio_signs_is_accepted_as_it_comes(vector: dict[str, Any],
         assert forged.status == 401
 
 
-def test_repeated_and_blank_fields_are_signed_too() -> None:
+async def test_repeated_and_blank_fields_are_signed_too() -> None:
     vector = next(vector for vector in VECTORS if not vector["file"])
-    request = make_mocked_request("POST", INCOMING, {"X-Twilio-Signature": vector["X-Twilio-Signature"]})
-    verify(request, MultiDict(vector["form_pairs"]), SIGNED)
-    with pytest.raises(ApiError):
-        verify(request, MultiDict([*vector["form_pairs"], ("b", "x")]), SIGNED)
+    async with signing(SIGNED) as edge:
+        signed = {"X-Twilio-Signature": vector["X-Twilio-Signature"]}
+        request = make_mocked_request("POST", INCOMING, signed, app=edge.client.app)
+        await verify(request, MultiDict(vector["form_pairs"]), DEMO)
+        with pytest.raises(ApiError):
+            await verify(request, MultiDict(vector["form_pairs"][:-1]), DEMO)
 
 
 async def test_a_message_stands_in_its_customers_conversation_on_that_lane() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         fields = form("sms_incoming.form")
         assert (await post(edge, INCOMING, fields))[0] == 200
         (event,) = await edge.events()
@@ -123,7 +137,7 @@ def _queue(lane: str) -> str:
 
 
 async def test_nothing_personal_is_in_the_public_part_or_in_a_key_name() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         await post(edge, INCOMING, form("sms_incoming.form"))
         await post(edge, STATUS, form("sms_status_delivered.form"))
         for event in await edge.events():
@@ -133,7 +147,7 @@ async def test_nothing_personal_is_in_the_public_part_or_in_a_key_name() -> None
 
 
 async def test_sms_and_whatsapp_of_one_customer_are_one_conversation() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         await post(edge, INCOMING, form("sms_incoming.form"))
         whatsapp = form("sms_incoming.form", MessageSid="SM2", NumMedia="2", Body="")
         whatsapp |= {"From": f"whatsapp:{CUSTOMER}", "To": f"whatsapp:{OURS}"}
@@ -146,7 +160,7 @@ async def test_sms_and_whatsapp_of_one_customer_are_one_conversation() -> None:
 
 
 async def test_twenty_duplicates_at_once_are_one_event() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         before = count("duplicate")
         fields = form("sms_incoming.form")
         answers = await asyncio.gather(*(post(edge, INCOMING, fields) for _ in range(20)))
@@ -156,7 +170,7 @@ async def test_twenty_duplicates_at_once_are_one_event() -> None:
 
 
 async def test_a_retry_with_other_headers_and_added_fields_is_still_a_duplicate() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         fields = form("sms_incoming.form")
         await post(edge, INCOMING, fields)
         retry = {**fields, "ErrorCode": "11200", "ErrorUrl": "https://api.example.com/"}
@@ -186,7 +200,7 @@ async def test_a_retry_with_other_headers_and_added_fields_is_still_a_duplicate(
 async def test_keywords_are_recorded_with_what_they_change(
     body: str, opt_out_type: str, keyword: str | None, then: object
 ) -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         fields = form("sms_incoming_stop_default.form", Body=body)
         if opt_out_type:
             fields["OptOutType"] = opt_out_type
@@ -209,7 +223,7 @@ def test_the_documented_keywords_are_all_known() -> None:
 
 
 async def test_a_report_names_its_message_intent_and_customer() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         fields = form("sms_status_delivered.form", MessageStatus="undelivered", ErrorCode="30003")
         assert (await post(edge, f"{STATUS}?intent=int%3A1", fields))[0] == 200
         await post(edge, INCOMING, form("sms_incoming.form"))
@@ -226,7 +240,7 @@ async def test_a_report_names_its_message_intent_and_customer() -> None:
 
 
 async def test_each_status_of_a_message_is_reported_once() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         for name in ("sms_status_delivered.form", "sms_status_sent.form", "sms_status_delivered.form"):
             assert (await post(edge, STATUS, form(name)))[0] == 200
         assert [report.status for report in decoded(await edge.events())] == ["delivered", "sent"]
@@ -249,7 +263,7 @@ BAD: dict[str, Callable[[dict[str, str]], str]] = {
 @pytest.mark.parametrize("development", [True, False])
 @pytest.mark.parametrize("bad", [*BAD, "missing"])
 async def test_a_bad_signature_is_401_counted_and_leaves_no_event(bad: str, development: bool) -> None:
-    async with serving(*ROUTES, twilio=SIGNED, development=development) as edge:
+    async with signing(SIGNED, development=development) as edge:
         before = count("bad_signature")
         fields = form("sms_incoming.form")
         headers = {} if bad == "missing" else {"X-Twilio-Signature": BAD[bad](fields)}
@@ -263,21 +277,23 @@ async def test_a_bad_signature_is_401_counted_and_leaves_no_event(bad: str, deve
 
 @pytest.mark.parametrize("scheme", ["key=k,algorithm=HMAC_SHA256", "key=k,algorithm=MD5", "key=k", ""])
 async def test_the_auth_token_is_no_shared_key(scheme: str) -> None:
-    only_token = SIGNED._replace(shared_key=None)
-    async with serving(*ROUTES, twilio=only_token) as edge:
+    only_token = ProviderSettings(twilio_auth_token=TOKEN)
+    async with signing(only_token) as edge:
         fields = form("sms_incoming.form")
         assert (await post(edge, INCOMING, fields, {"X-Twilio-Webhooks-Signature-Settings": scheme}))[0] == 401
 
 
 async def test_a_path_that_is_no_text_is_a_bad_signature() -> None:
-    request = make_mocked_request("POST", INCOMING + "?x=\udcff", {"X-Twilio-Signature": "x"})
-    with pytest.raises(ApiError) as refused:
-        verify(request, MultiDict(a="b"), SIGNED)
-    assert refused.value.status == 401
+    async with signing(SIGNED) as edge:
+        signed = {"X-Twilio-Signature": "x"}
+        request = make_mocked_request("POST", INCOMING + "?x=\udcff", signed, app=edge.client.app)
+        with pytest.raises(ApiError) as refused:
+            await verify(request, MultiDict(a="b"), DEMO)
+        assert refused.value.status == 401
 
 
 async def test_without_a_token_nothing_is_taken_in_production() -> None:
-    async with serving(*ROUTES, twilio=TwilioSettings(public_base_url=BASE)) as edge:
+    async with signing(ProviderSettings()) as edge:
         before = count("not_configured")
         for sign in (True, False):
             status, text = await post(edge, INCOMING, form("sms_incoming.form"), sign=sign)
@@ -306,19 +322,21 @@ async def test_a_developer_may_post_unsigned_but_no_page_and_no_tunnel(headers: 
         assert names_of(await edge.events()) == ["message.received"]
 
 
-async def test_the_called_number_selects_the_organization() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
-        acme = OrgId("acme")
-        await edge.organizations.ensure("acme", "Acme")
+async def test_the_called_number_selects_the_organization_whose_secret_must_verify() -> None:
+    async with signing(SIGNED) as edge:
+        acme = (await edge.organizations.ensure("acme", "Acme")).id
         await edge.organizations.map_number(acme, OURS)
-        assert (await post(edge, INCOMING, form("sms_incoming.form")))[0] == 200
-        assert (await post(edge, STATUS, form("sms_status_sent.form")))[0] == 200
+        assert (await post(edge, INCOMING, form("sms_incoming.form")))[0] == 503, "demo's secret is not acme's"
+        await edge.providers.change(acme, {"twilio_auth_token": "acme's own"})
+        assert (await post(edge, INCOMING, form("sms_incoming.form")))[0] == 401
+        assert (await post(edge, INCOMING, form("sms_incoming.form"), token="acme's own"))[0] == 200
+        assert (await post(edge, STATUS, form("sms_status_sent.form"), token="acme's own"))[0] == 200
         assert names_of(await edge.events(acme)) == ["message.received", "sms.status_reported"]
         assert await edge.events() == []
 
 
 async def test_an_unmapped_number_is_nobodys_once_there_are_two_organizations() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         await edge.organizations.ensure("acme", "Acme")
         before = count("unmapped")
         status, text = await post(edge, INCOMING, form("sms_incoming.form"))
@@ -330,7 +348,7 @@ async def test_an_unmapped_number_is_nobodys_once_there_are_two_organizations() 
 
 
 async def test_a_sender_that_is_no_number_is_not_lost() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         assert (await post(edge, INCOMING, form("sms_incoming.form", From="anonymous")))[0] == 200
         (message,) = decoded(await edge.events())
         assert message.sender == "anonymous"
@@ -339,7 +357,7 @@ async def test_a_sender_that_is_no_number_is_not_lost() -> None:
 @pytest.mark.parametrize("missing", ["To", "From", "MessageSid"])
 @pytest.mark.parametrize("how", ["absent", "blank"])
 async def test_a_form_without_what_names_a_message_is_422(missing: str, how: str) -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         fields = form("sms_incoming.form")
         if how == "blank":
             fields[missing] = " "
@@ -353,13 +371,13 @@ async def test_a_form_without_what_names_a_message_is_422(missing: str, how: str
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"&".join(b"a=%d" % n for n in range(501))], ids=["bytes", "fields"])
 async def test_what_is_no_form_is_400(body: bytes) -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         response = await edge.client.post(INCOMING, data=body, headers={"X-Twilio-Signature": "x"})
         assert response.status == 400
 
 
 async def test_a_log_that_is_away_or_full_is_503() -> None:
-    async with serving(*ROUTES, twilio=SIGNED, max_facts=1) as edge:
+    async with signing(SIGNED, max_facts=1) as edge:
         before = count("unavailable")
         edge.redis.connected = False
         assert (await post(edge, INCOMING, form("sms_incoming.form")))[0] == 503
@@ -371,7 +389,7 @@ async def test_a_log_that_is_away_or_full_is_503() -> None:
 
 
 async def test_logs_of_refusals_hold_no_number_and_no_text() -> None:
-    async with serving(*ROUTES, twilio=SIGNED) as edge:
+    async with signing(SIGNED) as edge:
         with capture_logs() as logs:
             await post(edge, INCOMING, form("sms_incoming.form"), {"X-Twilio-Signature": "x"}, sign=False)
         assert logs

@@ -12,10 +12,13 @@ from urllib.parse import quote
 
 import aiohttp
 
+from eventstore.provider_settings import ProviderSettings
 from workers.clients.sms import Fate, NotSent, Outgoing, Refused, Sent, Unknown
 
 TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
+MAX_CLIENTS = 1_000
+"""Accounts remembered by a process; the oldest is forgotten first, and costs a millisecond when it comes again."""
 LISTED = 100
 """Messages between two numbers that are looked through for one that may have left."""
 CLOCK_MARGIN_MS = 60_000
@@ -28,21 +31,45 @@ class TwilioAccount(NamedTuple):
 
     sid: str
     token: str
-    from_number: str
+    from_number: str | None = None
     base_url: str | None = None
     public_base_url: str | None = None
 
 
-class Twilio:
-    """One account. Made anywhere, used and closed inside one event loop."""
+class Connections:
+    """The SDK's HTTP client for all accounts: each request carries its own. Made anywhere, used inside one loop."""
 
-    def __init__(self, account: TwilioAccount, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self) -> None:
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            from workers.clients.twilio_http import HttpClient
+
+            self._client = HttpClient()
+        return self._client
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await client.close()
+
+
+class Twilio:
+    """One account."""
+
+    def __init__(self, account: TwilioAccount, connections: Connections, *, timeout_s: float = TIMEOUT_S) -> None:
         self._account = account
+        self._connections = connections
         self._timeout_s = timeout_s
         self._client: Any = None
 
     async def send(self, message: Outgoing) -> Fate:
-        fields: dict[str, str] = {"to": message.to, "from_": self._from(message), "body": message.text}
+        if (sender := self._from(message)) is None:
+            return Refused("NO_SENDER", 0)
+        fields: dict[str, str] = {"to": message.to, "from_": sender, "body": message.text}
         if self._account.public_base_url:
             path = f"/api/webhooks/twilio/sms/status?intent={quote(message.intent_id, safe='')}"
             fields["status_callback"] = self._account.public_base_url.rstrip("/") + path
@@ -72,13 +99,7 @@ class Twilio:
                 return Sent(str(entry.sid), str(entry.status or "queued"))
         return None
 
-    async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await client.http_client.close()
-
-    def _from(self, message: Outgoing) -> str:
+    def _from(self, message: Outgoing) -> str | None:
         return message.from_number or self._account.from_number
 
     def _messages(self) -> Any:
@@ -86,12 +107,32 @@ class Twilio:
         if self._client is None:
             from twilio.rest import Client  # takes 0.2 s that a start can do without
 
-            from workers.clients.twilio_http import HttpClient
-
-            self._client = Client(self._account.sid, self._account.token, http_client=HttpClient())
+            self._client = Client(self._account.sid, self._account.token, http_client=self._connections.client)
             if self._account.base_url:
                 self._client.api.base_url = self._account.base_url.rstrip("/")
         return self._client.messages
+
+
+class TwilioClients:
+    """Every organization's account, over connections that they share."""
+
+    def __init__(self, connections: Connections, public_base_url: str | None) -> None:
+        self._connections = connections
+        self._public_base_url = public_base_url
+        self._known: dict[TwilioAccount, Twilio] = {}
+
+    def of(self, settings: ProviderSettings) -> Twilio | None:
+        """None where no account is configured: messages then stay in the outbox."""
+        sid, token = settings.twilio_account_sid, settings.twilio_auth_token
+        if not sid or not token:
+            return None
+        number, base_url = settings.twilio_phone_number, settings.twilio_base_url
+        account = TwilioAccount(sid, token, number, base_url, self._public_base_url)
+        if account not in self._known:
+            if len(self._known) >= MAX_CLIENTS:
+                del self._known[next(iter(self._known))]
+            self._known[account] = Twilio(account, self._connections)
+        return self._known[account]
 
 
 def _twilio_error() -> type[Exception]:

@@ -48,7 +48,7 @@ async def handle(work: Work, between_tries: Backoff) -> Done:
     request = work.body
     assert isinstance(request, SmsRequested)
     past = await _past(work, request)
-    provider = work.services.sms(work.org)
+    provider = await work.services.sms(work.org)
     if past.started_ms is not None and provider is not None:
         return await _find_out(work, provider, request, past)
     if not await work.services.accepts_sms(work.org, request.to.removeprefix("whatsapp:")):
