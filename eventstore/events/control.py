@@ -15,6 +15,7 @@ class ControlTaken(Body, frozen=True, kw_only=True, tag="control.taken"):
 class ControlReleased(Body, frozen=True, kw_only=True, tag="control.released"):
     agent: str
     reason: Literal["left", "idle"] = "left"
+    agent_name: Personal[str] = ""
 
 
 TYPES = (ControlTaken, ControlReleased)

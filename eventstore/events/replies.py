@@ -70,6 +70,12 @@ class ReplyCompleted(Body, frozen=True, kw_only=True, tag="reply.completed"):
     text: Personal[str]
 
 
+class ReplyAwaited(Body, frozen=True, kw_only=True, tag="reply.awaited"):
+    """A person holds the conversation and is to answer this message; after `deadline_s` the run ends without."""
+
+    deadline_s: float
+
+
 class ReplyFailed(Body, frozen=True, kw_only=True, tag="reply.failed"):
     code: str
     detail: str
@@ -92,6 +98,7 @@ TYPES = (
     ReplyStepped,
     ReplyRestarted,
     ReplyCompleted,
+    ReplyAwaited,
     ReplyFailed,
     ReplyCancelled,
     ReplyDeferred,

@@ -8,7 +8,10 @@ from eventstore.schema import Body, Personal
 
 
 class SmsRequested(Body, frozen=True, kw_only=True, tag="sms.requested"):
-    """The intent to send. `intent_id` names it at the provider (status callback) and in every later event."""
+    """The intent to send. `intent_id` names it at the provider (status callback) and in every later event.
+
+    `agent_name` is that of the human agent who wrote it.
+    """
 
     intent_id: str
     message_id: str
@@ -17,6 +20,7 @@ class SmsRequested(Body, frozen=True, kw_only=True, tag="sms.requested"):
     epoch: int | None = None
     to: Personal[str]
     text: Personal[str]
+    agent_name: Personal[str] = ""
 
 
 class SmsStarted(Body, frozen=True, kw_only=True, tag="sms.started"):
@@ -62,4 +66,13 @@ class SmsStatusReported(Body, frozen=True, kw_only=True, tag="sms.status_reporte
     provider: Personal[dict[str, str] | None] = None
 
 
-TYPES = (SmsRequested, SmsStarted, SmsSent, SmsFailed, SmsUncertain, SmsStatusReported)
+class SmsStatusChanged(Body, frozen=True, kw_only=True, tag="sms.status_changed"):
+    """A report that says more of a message of ours than those before it: statuses of one message never go back."""
+
+    message_id: str
+    intent_id: str
+    status: str
+    error_code: str | None = None
+
+
+TYPES = (SmsRequested, SmsStarted, SmsSent, SmsFailed, SmsUncertain, SmsStatusReported, SmsStatusChanged)
