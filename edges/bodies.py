@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -45,8 +46,13 @@ async def raw_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> byt
 async def parse_body(request: web.Request, model: type[M], max_bytes: int = MAX_BODY_BYTES) -> Parsed[M]:
     """A JSON object that fits the model; 422 names every field that does not."""
     raw = await raw_body(request, max_bytes)
+    return Parsed(validated(model, json_object(raw)), raw)
+
+
+def validated(model: type[M], given: Mapping[str, Any]) -> M:
+    """The same for what came in a query or a WebSocket message."""
     try:
-        return Parsed(model.model_validate(json_object(raw)), raw)
+        return model.model_validate(given)
     except pydantic.ValidationError as error:
         raise ApiError(422, "INVALID_BODY", _faults(error)) from None
 

@@ -1,6 +1,7 @@
 """The streams open in this process, by the credential that opened them: ended when it is revoked, and on shutdown.
 
-They are ended by closing their connections without a clean end of the body, so that every client reconnects.
+They are ended by closing their connections without a clean end of the body (a WebSocket: with code 1001), so that
+every client reconnects.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import structlog
 from aiohttp import web
@@ -23,14 +25,22 @@ CHECK_S = 1.5
 """With what `Organizations` remembers, a revoked key's streams end within 5 s."""
 
 
+class Connection(Protocol):
+    """What an open stream is ended by: a transport, or what closes it in its protocol's own way."""
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
 class OpenStreams:
     def __init__(self, organizations: Organizations) -> None:
         self._organizations = organizations
-        self._by_caller: dict[tuple[OrgId, str], set[asyncio.Transport]] = {}
+        self._by_caller: dict[tuple[OrgId, str], set[Connection]] = {}
         self.closing = False
 
     @contextmanager
-    def opened(self, caller: Caller, transport: asyncio.Transport) -> Iterator[None]:
+    def opened(self, caller: Caller, transport: Connection) -> Iterator[None]:
         """Belongs to the caller while the stream is open; one that opens during shutdown is closed at once."""
         name = (caller.org, caller.credential_id)
         self._by_caller.setdefault(name, set()).add(transport)
@@ -66,7 +76,7 @@ class OpenStreams:
         for transports in list(self._by_caller.values()):
             self._close(transports)
 
-    def _close(self, transports: set[asyncio.Transport]) -> None:
+    def _close(self, transports: set[Connection]) -> None:
         for transport in tuple(transports):
             transport.close()
 

@@ -58,7 +58,6 @@ class StreamCut(Exception):
 
 async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
     """Serves the stream until it is over, the client leaves, or it has to be cut."""
-    log = request.app[LOG]
     async with request.app[TAILER].audience(plan.caller.org) as audience:
         response = web.StreamResponse(headers=_headers(plan))
         if request.version >= (1, 1):
@@ -68,25 +67,31 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
         subscriber.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         with (
             request.app[STREAMS].opened(plan.caller, subscriber.transport),
-            _counted(plan.format.dialect.name, plan.format.wire.name),
+            counted(plan.format),
         ):
             try:
                 request.writer.send_headers()
                 opening = retry() if plan.format.wire is SSE else b""
                 if plan.start.gap is not None:
-                    opening += _gap_bytes(plan, plan.start.gap)
+                    opening += gap_bytes(plan.format, plan.start.gap)
                 subscriber.prefix = opening + plan.opening
-                await _reach(request, log, audience, subscriber, plan, plan.begins)
-                await _follow(request, log, audience, subscriber, plan)
+                await deliver(request, audience, subscriber, plan)
                 await response.write_eof()
             except StreamCut:
                 subscriber.transport.close()
     return response
 
 
+async def deliver(request: web.Request, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
+    """Sends what the plan shows until that is over. Raises StreamCut where the connection has to break off."""
+    log = request.app[LOG]
+    await _reach(request, log, audience, subscriber, plan, plan.begins)
+    await _follow(request, log, audience, subscriber, plan)
+
+
 @contextmanager
-def _counted(dialect: str, wire: str) -> Iterator[None]:
-    gauge = SUBSCRIBERS.labels(dialect, wire)
+def counted(format: Format) -> Iterator[None]:
+    gauge = SUBSCRIBERS.labels(format.dialect.name, format.wire.name)
     gauge.inc()
     try:
         yield
@@ -111,7 +116,7 @@ async def _reach(
                 if not await survives(log, audience.org, wanted):
                     await _announce_gap(request, log, audience, subscriber, plan)
                     return
-            await _send(request, subscriber, plan.format, plan.format.wire.heartbeat)
+            await send(request, subscriber, plan.format, plan.format.wire.heartbeat)
         if subscriber.restarts != audience.restarts:
             return
 
@@ -163,13 +168,13 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
             entries = [Entry(event) for event in events]
         for piece in pieces(entries, CATCH_UP_BYTES):
             shown = plan.format.shown(piece, plan.filter.accepts)
-            await _send(request, subscriber, plan.format, shown.payload)
+            await send(request, subscriber, plan.format, shown.payload)
             subscriber.position = piece[-1].event.position
             subscriber.told = shown.last or subscriber.told
             if shown.over:
                 return True
         subscriber.position = max(subscriber.position, reached)
-        await _send(request, subscriber, plan.format, b"")
+        await send(request, subscriber, plan.format, b"")
         if subscriber.position >= audience.ring.head:
             return False
     return False
@@ -194,7 +199,8 @@ async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) ->
     return [event for event in events if event.position <= head], head
 
 
-async def _send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:
+async def send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:
+    """One write; returns when the client has read most of what it was sent."""
     if subscriber.transport.is_closing():
         raise ConnectionResetError("the client is gone")
     prefix, subscriber.prefix = subscriber.prefix, b""
@@ -224,12 +230,11 @@ async def _announce_gap(request: web.Request, log: Log, audience: Audience, subs
     gap = await gap_from_start(log, plan.caller.org, str(subscriber.position), "ahead")
     GAPS.labels("ahead").inc()
     subscriber.position = subscriber.told = gap.resume
-    await _send(request, subscriber, plan.format, _gap_bytes(plan, gap))
+    await send(request, subscriber, plan.format, gap_bytes(plan.format, gap))
 
 
-def _gap_bytes(plan: Plan, gap: Gap) -> bytes:
-    named = plan.format.dialect.named
-    return plan.format.wire.encode([Frame(gap.data(), "gap" if named else None)], str(gap.resume))
+def gap_bytes(format: Format, gap: Gap) -> bytes:
+    return format.wire.encode([Frame(gap.data(), "gap" if format.dialect.named else None)], str(gap.resume))
 
 
 def _headers(plan: Plan) -> dict[str, str]:

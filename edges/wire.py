@@ -1,4 +1,4 @@
-"""The bytes of SSE and NDJSON, and of the HTTP chunks that carry them; nothing else formats frames."""
+"""The bytes of SSE, NDJSON and WebSocket frames, and of HTTP chunks; nothing else formats frames."""
 
 from __future__ import annotations
 
@@ -36,11 +36,29 @@ def sse(data: bytes, *, event: str | None = None, id: str | None = None) -> byte
 
 def ndjson(data: bytes, *, id: str | None = None) -> bytes:
     """One line. The id leads the object, unless the object already begins with one."""
-    data = _one_line(data)
+    return _identified(_one_line(data), id) + b"\n"
+
+
+def websocket_text(data: bytes, *, id: str | None = None) -> bytes:
+    """One whole text message of a server, uncompressed; the id as in NDJSON."""
+    payload = _identified(data, id)
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 1 << 16:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+def websocket_close(code: int) -> bytes:
+    return b"\x88\x02%b" % code.to_bytes(2, "big")
+
+
+def _identified(data: bytes, id: str | None) -> bytes:
     if id is None or data.startswith(b'{"id":'):
-        return data + b"\n"
+        return data
     separator = b"" if data == b"{}" else b","
-    return b'{"id":"%b"%b%b\n' % (id.encode(), separator, data[1:])
+    return b'{"id":"%b"%b%b' % (id.encode(), separator, data[1:])
 
 
 def _one_line(data: bytes) -> bytes:
@@ -66,9 +84,16 @@ def _encode_ndjson(frames: Sequence[Frame], position: str | None) -> bytes:
     return b"".join(ndjson(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
 
 
+def _encode_websocket(frames: Sequence[Frame], position: str | None) -> bytes:
+    last = len(frames) - 1
+    return b"".join(websocket_text(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
+
+
 # A comment ends with its line. A blank line after it would make httpx-sse hand out an empty event.
 SSE = Wire("sse", SSE_TYPE, _encode_sse, b": hb\n")
 NDJSON = Wire("ndjson", NDJSON_TYPE, _encode_ndjson, b'{"type":"heartbeat"}\n')
+WEBSOCKET = Wire("websocket", "", _encode_websocket, b"\x89\x00")
+"""Its heartbeat is a ping."""
 
 
 def retry(low_ms: int = 1_000, high_ms: int = 3_000) -> bytes:
