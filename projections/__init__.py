@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from projections.assistants import ASSISTANTS
+from projections.calls import CALLS
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS
 from projections.projection import Projection
 
-PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS, ASSISTANTS)
+PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS, CALLS, ASSISTANTS)

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from eventstore.events.calls import CallEnded, CallSummarized, CallTurnRecorded
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import (
@@ -62,8 +63,8 @@ class Counts(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`position` is that of the last event folded in: what comes after it on the log is not in here yet.
 
-    `answered_until` is the last customer message that somebody answered, or that wants no answer. `summary` is the
-    place for what happened before the messages that are kept.
+    `answered_until` is the last customer message that somebody answered, or that wants no answer. `summary` is that
+    of the last call which somebody summarized.
     """
 
     id: str
@@ -79,9 +80,11 @@ class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def unanswered(self) -> tuple[Message, ...]:
-        """Of the kept messages, those of the customer that nobody has answered yet."""
+        """Of the kept messages, those of the customer that nobody has answered yet. What was said in a call was
+        answered there."""
         until = Position.parse(self.answered_until)
-        return tuple(m for m in self.messages if m.sent_by == "user" and Position.parse(m.position) > until)
+        written = (m for m in self.messages if m.sent_by == "user" and m.channel != "voice")
+        return tuple(m for m in written if Position.parse(m.position) > until)
 
 
 _TYPES = (
@@ -95,6 +98,9 @@ _TYPES = (
     ReplyDeferred,
     SmsRequested,
     SmsSent,
+    CallTurnRecorded,
+    CallEnded,
+    CallSummarized,
     ControlTaken,
     ControlReleased,
 )
@@ -122,6 +128,10 @@ def evolve(document: Conversation | None, event: Fact) -> Conversation:
             return _reply_goes_on(before, event, event.body)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyDeferred():
             return _reply_ended(before, event, event.body)
+        case CallTurnRecorded():
+            return _spoken(before, event, event.body)
+        case CallEnded(summary=summary) | CallSummarized(summary=summary):
+            return replace(before, summary=summary) if summary else before
     return replace(before, control=control.evolve(before.control, event))
 
 
@@ -147,6 +157,11 @@ def _sms_sent(before: Conversation, event: Fact, body: SmsSent) -> Conversation:
     sent_by: SentBy = "human_agent" if body.sent_by == "agent" else "agent"
     channel: Channel = "whatsapp" if body.to.startswith("whatsapp:") else "sms"
     return _with_message(replace(before, channel=channel), event, body.message_id, body.text, sent_by)
+
+
+def _spoken(before: Conversation, event: Fact, body: CallTurnRecorded) -> Conversation:
+    sent_by: SentBy = "user" if body.role == "user" else "agent"
+    return _with_message(replace(before, channel="voice"), event, body.message_id, body.text, sent_by)
 
 
 def _reply_goes_on(
@@ -207,7 +222,7 @@ def terms(document: Conversation) -> set[str]:
     return {f"recent:{age}"} | ({f"held:{age}"} if document.control.holder else set())
 
 
-CONVERSATIONS: Projection[Conversation] = Projection("conversations", 1, Conversation, touches, evolve, terms)
+CONVERSATIONS: Projection[Conversation] = Projection("conversations", 2, Conversation, touches, evolve, terms)
 
 
 async def latest(model: ReadModel[Conversation], limit: int, *, held: bool = False) -> list[Conversation]:
