@@ -5,9 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from projections.assistants import ASSISTANTS
+from projections.borrowers import BORROWERS
+from projections.calendars import CALENDARS
 from projections.calls import CALLS
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS
+from projections.opportunities import OPPORTUNITIES
 from projections.projection import Projection
 
-PROJECTIONS: tuple[Projection[Any], ...] = (CONVERSATIONS, CONTACTS, CALLS, ASSISTANTS)
+PROJECTIONS: tuple[Projection[Any], ...] = (
+    CONVERSATIONS,
+    CONTACTS,
+    CALLS,
+    ASSISTANTS,
+    CALENDARS,
+    OPPORTUNITIES,
+    BORROWERS,
+)

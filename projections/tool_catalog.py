@@ -2,130 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
-from pydantic.alias_generators import to_camel
+from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import ErrorDetails, core_schema
 
 from projections import phones
-
-MAX_SMS = 1_600
-"""Twilio's limit of one message."""
-MAX_RESULTS = 500
-
-_EMAIL = re.compile(r"[^@\s\0]+@[^@\s\0]+\.[^@\s\0]+")
-
-
-def _phone(text: str, info: ValidationInfo) -> str:
-    region = (info.context or {}).get("region", phones.DEFAULT_REGION)
-    try:
-        return phones.e164(text, region)
-    except ValueError:
-        raise ValueError("not a phone number") from None
-
-
-def _email(text: str) -> str:
-    email = text.strip().lower()
-    if not _EMAIL.fullmatch(email):
-        raise ValueError("not an email address")
-    return email
-
-
-def _split_tags(value: Any) -> Any:
-    """`a,b`, `["a", "b"]`, or a parameter given twice, with `a,b` in either."""
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or not all(isinstance(tag, str) for tag in given):
-        return value
-    return list(dict.fromkeys(tag.strip() for text in given for tag in text.split(",") if tag.strip()))
-
-
-PhoneNumber = Annotated[str, Field(max_length=64), AfterValidator(_phone)]
-Email = Annotated[str, Field(max_length=254), AfterValidator(_email)]
-Name = Annotated[str, Field(max_length=100), AfterValidator(str.strip)]
-Tags = Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=50), BeforeValidator(_split_tags)]
-
-
-class Arguments(BaseModel):
-    """Arguments by their camelCase names, from JSON or a query string: numbers may be text and the other way round,
-    empty means absent, and what no tool knows is ignored."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel, coerce_numbers_to_str=True, extra="ignore", frozen=True, hide_input_in_errors=True
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_blanks(cls, raw: Any) -> Any:
-        return {name: v for name, v in raw.items() if v not in ("", None)} if isinstance(raw, Mapping) else raw
-
-
-class SearchContacts(Arguments):
-    query: str = Field("", max_length=200, description="Part of a name, email, phone number or tag; typos are forgiven")
-    phone: PhoneNumber | None = Field(None, description="Exact phone number")
-    email: Email | None = Field(None, description="Exact email address")
-    tags: Tags = Field([], description="Tags that the contact must all have")
-    limit: int = Field(20, ge=1, le=MAX_RESULTS, description="How many contacts to return at most")
-
-
-class GetContactByPhone(Arguments):
-    phone: PhoneNumber = Field(description="Phone number, best in international form: +14155552671")
-
-
-class CreateContact(Arguments):
-    first_name: Name = ""
-    last_name: Name = ""
-    name: Annotated[str, Field(max_length=200), AfterValidator(str.strip)] = Field(
-        "", description="Full name, where first and last name are not known apart"
-    )
-    phone: PhoneNumber | None = Field(None, description="Phone number; phone or email is required")
-    email: Email | None = Field(None, description="Email address; phone or email is required")
-    tags: Tags = []
-    source: str | None = Field(None, max_length=100, description="Where the contact came from")
-
-    @model_validator(mode="after")
-    def _can_be_reached(self) -> CreateContact:
-        if not self.phone and not self.email:
-            raise ValueError("phone or email is required")
-        return self
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """First and last name; a full name is divided at its first space."""
-        if self.first_name or self.last_name:
-            return self.first_name, self.last_name
-        first, _, last = self.name.partition(" ")
-        return first, last.strip()
-
-
-class SendSms(Arguments):
-    contact_id: str | None = Field(None, max_length=100, description="Whom to text; contactId or phone is required")
-    phone: PhoneNumber | None = Field(None, description="The number to text; goes before contactId")
-    message: str = Field(min_length=1, max_length=MAX_SMS, description="The text of the message")
-
-    @model_validator(mode="after")
-    def _has_a_recipient(self) -> SendSms:
-        if not self.phone and not self.contact_id:
-            raise ValueError("contactId or phone is required")
-        if not self.message.strip():
-            raise ValueError("message is empty")
-        return self
-
-
-class GetLocation(Arguments):
-    """None."""
+from projections.tool_arguments import (
+    Arguments,
+    Borrower,
+    CreateAppointment,
+    CreateContact,
+    CreateOpportunity,
+    GetContactByPhone,
+    GetFreeSlots,
+    GetLocation,
+    SearchContacts,
+    SendEmail,
+    SendSms,
+    UnderwriteLoan,
+    UpdateOpportunityStatus,
+    VerifyKyc,
+)
 
 
 class ToolSpec(NamedTuple):
@@ -154,9 +54,47 @@ CREATE_CONTACT = ToolSpec(
     CreateContact,
 )
 SEND_SMS = ToolSpec("send_sms", "Send a text message to a contact or a phone number", "write", SendSms)
+SEND_EMAIL = ToolSpec("send_email", "Send an email to a contact or an address", "write", SendEmail)
+GET_FREE_SLOTS = ToolSpec("get_free_slots", "List the free slots of a calendar, day by day", "read", GetFreeSlots)
+CREATE_APPOINTMENT = ToolSpec("create_appointment", "Book a free slot for a contact", "write", CreateAppointment)
+CREATE_OPPORTUNITY = ToolSpec(
+    "create_opportunity", "Create a sales opportunity for a contact", "write", CreateOpportunity
+)
+UPDATE_OPPORTUNITY_STATUS = ToolSpec(
+    "update_opportunity_status", "Say what became of a sales opportunity", "write", UpdateOpportunityStatus
+)
 GET_LOCATION = ToolSpec("get_location", "Tell the business's name, address, time zone and phone", "read", GetLocation)
+FETCH_PREAPPROVED_OFFER = ToolSpec(
+    "fetch_preapproved_offer", "Tell up to what amount a loan is pre-approved for a contact", "read", Borrower
+)
+VERIFY_KYC = ToolSpec(
+    "verify_kyc", "Check a contact's identity record, and what the customer states against it", "write", VerifyKyc
+)
+GET_CREDIT_SCORE = ToolSpec(
+    "get_credit_score", "Compute a contact's credit score (300-900) from the recorded history", "read", Borrower
+)
+UNDERWRITE_LOAN = ToolSpec("underwrite_loan", "Decide on a loan by the lending rules", "write", UnderwriteLoan)
+GENERATE_SANCTION_LETTER = ToolSpec(
+    "generate_sanction_letter", "Write the sanction letter for a contact's approved loan", "write", Borrower
+)
 
-TOOL_SPECS: tuple[ToolSpec, ...] = (SEARCH_CONTACTS, GET_CONTACT_BY_PHONE, CREATE_CONTACT, SEND_SMS, GET_LOCATION)
+TOOL_SPECS: tuple[ToolSpec, ...] = (
+    SEARCH_CONTACTS,
+    GET_CONTACT_BY_PHONE,
+    CREATE_CONTACT,
+    SEND_SMS,
+    SEND_EMAIL,
+    GET_FREE_SLOTS,
+    CREATE_APPOINTMENT,
+    CREATE_OPPORTUNITY,
+    UPDATE_OPPORTUNITY_STATUS,
+    GET_LOCATION,
+    FETCH_PREAPPROVED_OFFER,
+    VERIFY_KYC,
+    GET_CREDIT_SCORE,
+    UNDERWRITE_LOAN,
+    GENERATE_SANCTION_LETTER,
+)
 
 
 def find(name: str) -> ToolSpec | None:

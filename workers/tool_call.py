@@ -13,13 +13,15 @@ from workers.model import ToolSpec
 
 
 class Call(NamedTuple):
-    """What is to be run for whom: `item` is the input whose run it belongs to, `call_id` the caller's name for it."""
+    """What is to be run for whom: `item` is the input whose run it belongs to, `call_id` the caller's name for it.
+    `is_repeated` says that an earlier attempt ended without a word: what it did outside is unknown."""
 
     org: OrgId
     item: Recorded
     tool: str
     arguments: dict[str, Any]
     call_id: str | None = None
+    is_repeated: bool = False
 
 
 class Answered(NamedTuple):

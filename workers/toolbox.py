@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from eventstore.errors import StoreError
 from eventstore.log import Log
 from eventstore.organizations import Organizations, conversation_id
 from eventstore.schema import OrgId
-from projections import phones
+from projections import moments, phones
 from workers import tools
-from workers.crm import Crm
+from workers.crm import Crm, EmbeddedCrm
 from workers.model import ToolSpec
-from workers.tool_call import Answered, Call, Refusal
-from workers.tools.call import ToolContext, ToolError, id_factory
+from workers.tool_call import Answered, Call
+from workers.tools.call import ToolContext, id_factory
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+async def embedded_only(org: OrgId) -> Crm | None:
+    return None
 
 
 class CrmToolbox:
-    """A `Toolbox` over one contact backend. `region` reads phone numbers that have no country code."""
+    """A `Toolbox` over the contact backend that each organization has: `backend` gives its own, None for the one that
+    is built in. `region` reads phone numbers that have no country code."""
 
-    def __init__(self, log: Log, crm: Crm, organizations: Organizations, region: str = phones.DEFAULT_REGION) -> None:
+    def __init__(
+        self,
+        log: Log,
+        embedded: EmbeddedCrm,
+        organizations: Organizations,
+        backend: Callable[[OrgId], Awaitable[Crm | None]] = embedded_only,
+        region: str = phones.DEFAULT_REGION,
+    ) -> None:
         self._log = log
-        self._crm = crm
+        self._embedded = embedded
         self._organizations = organizations
+        self._backend = backend
         self._region = region
 
     @property
@@ -34,27 +44,32 @@ class CrmToolbox:
         return [ToolSpec(tool.spec.name, tool.spec.description, tool.spec.schema) for tool in tools.TOOLS]
 
     async def run(self, call: Call) -> Answered:
-        try:
-            outcome = await tools.run(call.tool, call.arguments, await self._context(call), self._region)
-        except ToolError as error:
-            raise Refusal(error.code, error.message, error.status) from error
+        outcome = await tools.run(call.tool, call.arguments, await self._context(call), self._region)
         return Answered(outcome.data, outcome.events, outcome.addresses)
 
     async def _context(self, call: Call) -> ToolContext:
         """`now` is the time of the request by the log's clock, the same on every attempt."""
         item = call.item
+        crm = await self._backend(call.org) or self._embedded
         return ToolContext(
             org=call.org,
             run=item.run,
             cause=item.position,
             conversation=item.conversation,
             actor=f"tool:{call.tool}",
-            crm=self._crm,
-            now=_EPOCH + timedelta(milliseconds=item.position.ms),
+            crm=crm,
+            now=moments.from_ms(item.position.ms),
             new_id=id_factory(call.org, item.run, call.call_id),
             conversation_of=partial(conversation_id, await self._pepper(call.org)),
             control_of=partial(self._log.control, call.org),
+            accepts_sms=partial(self._accepts_sms, call.org, crm),
+            borrower=partial(self._embedded.borrower, call.org),
+            is_repeated=call.is_repeated,
         )
+
+    async def _accepts_sms(self, org: OrgId, crm: Crm, e164: str) -> bool:
+        """STOP reaches us, whatever the backend is; the backend may know of more who want no messages."""
+        return await self._embedded.accepts_sms(org, e164) and await crm.accepts_sms(org, e164)
 
     async def _pepper(self, org: OrgId) -> bytes:
         organization = await self._organizations.get(org)

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from eventstore.events import assistants, calls, contacts, control, custom, messages, replies, sms, tools, work
+from eventstore.events import (
+    assistants,
+    calendars,
+    calls,
+    contacts,
+    control,
+    custom,
+    emails,
+    loans,
+    messages,
+    opportunities,
+    replies,
+    sms,
+    tools,
+    work,
+)
 from eventstore.events.custom import Custom
 from eventstore.schema import Body
 
-FAMILIES = (messages, replies, tools, control, contacts, sms, calls, assistants, work)
+FAMILIES = (
+    messages,
+    replies,
+    tools,
+    control,
+    contacts,
+    calendars,
+    opportunities,
+    loans,
+    sms,
+    emails,
+    calls,
+    assistants,
+    work,
+)
 
 TYPES: tuple[type[Body], ...] = tuple(body for family in FAMILIES for body in family.TYPES)
 

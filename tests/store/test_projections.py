@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 import projections
 from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
+from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
 from eventstore.events.contacts import ContactCreated, ContactOptedIn, ContactOptedOut, ContactUpdated
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.custom import Custom
+from eventstore.events.loans import BorrowerProfiled, KycChecked, LoanDecided, LoanSanctioned
 from eventstore.events.messages import MessageReceived
+from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged, PipelineConfigured, Stage
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted, ReplyStarted
 from eventstore.events.sms import SmsRequested, SmsSent
 from eventstore.read_models import Change, Checkpoint, Generation, ReadModels
@@ -41,11 +44,29 @@ _tags = st.lists(st.sampled_from(["vip", "Lead", "a b"]), max_size=2)
 _ids = st.sampled_from(["c1", "c2", "c3"])
 _positions = st.sampled_from(["0-0", "1760000000001-0", "yesterday"])
 _texts = st.text(max_size=5)
+_ms = st.integers(-(2**53), 2**53)
 BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(ContactCreated, contact_id=_ids, first_name=_names, last_name=_names, phone=_phones, email=_emails),
     st.builds(ContactUpdated, contact_id=_ids, first_name=st.none() | _names, phone=st.none() | _phones, tags=_tags),
     st.builds(ContactOptedOut, phone=_phones),
     st.builds(ContactOptedIn, phone=_phones),
+    st.builds(CalendarConfigured, calendar_id=_ids, name=_names, hours=st.just([Opening([0], "9", "?")])),
+    st.builds(AppointmentBooked, appointment_id=_ids, calendar_id=_names, contact_id=_ids, starts_ms=_ms, ends_ms=_ms),
+    st.builds(PipelineConfigured, pipeline_id=_ids, name=_names, stages=st.just([Stage("a", "A")])),
+    st.builds(OpportunityCreated, opportunity_id=_ids, contact_id=_ids, pipeline_id=_ids, stage_id=_ids, name=_names),
+    st.builds(OpportunityStatusChanged, opportunity_id=_ids, status=st.sampled_from(["won", "lost", "open"])),
+    st.builds(BorrowerProfiled, contact_id=_ids, monthly_income=st.just(1.0)),
+    st.builds(KycChecked, contact_id=_ids, check_id=_ids, verified=st.booleans()),
+    st.builds(
+        LoanDecided,
+        contact_id=_ids,
+        decision_id=_ids,
+        decision=st.sampled_from(["approved", "rejected"]),
+        amount=st.just(1.0),
+        tenure_months=st.just(12),
+        credit_score=st.just(700),
+    ),
+    st.builds(LoanSanctioned, contact_id=_ids, letter_id=_ids, decision_id=_ids, valid_until=_texts, letter=_texts),
     st.builds(MessageReceived, message_id=_ids, text=_texts),
     st.builds(ReplyStarted, attempt=st.just(1), assistant=st.just("a"), model=st.just("m"), context_until=_positions),
     st.builds(ReplyRestarted, attempt=st.just(2)),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 import pytest
 
@@ -15,20 +12,19 @@ from eventstore.events.sms import SmsRequested
 from eventstore.events.tools import ToolRequested
 from eventstore.organizations import Organizations, conversation_id
 from eventstore.read_models import ReadModels
-from eventstore.schema import ORIGIN, Event, OrgId, Position
+from eventstore.schema import ORIGIN, Event, OrgId
 from projections import control
 from projections.engine import Engine
 from projections.tool_catalog import TOOL_SPECS
 from tests.support.store import ACME, ANN, Store
+from tests.support.tool_context import PEPPER, context_of, refused
 from workers import tools
 from workers.crm import CONTACTS_STREAM, DEMO_CONTACTS, EmbeddedCrm, Location, NewContact, Origin, seed_demo
 from workers.tool_call import Call, Refusal
 from workers.toolbox import CrmToolbox
-from workers.tools.call import ToolContext, ToolError, ToolOutcome, id_factory
+from workers.tools.call import ToolContext, ToolOutcome, id_factory
 
 CONTACT_FIELDS = ["id", "firstName", "lastName", "name", "phone", "email", "tags", "createdAt", "updatedAt"]
-RUN = Position(1_760_000_000_000, 0)
-PEPPER = b"pepper"
 
 
 @pytest.fixture
@@ -40,27 +36,6 @@ def crm(store: Store) -> EmbeddedCrm:
 async def context(store: Store, crm: EmbeddedCrm) -> ToolContext:
     await seed_demo(store.log, ACME)
     return context_of(store, crm, "call_1")
-
-
-def context_of(store: Store, crm: EmbeddedCrm, call_id: str) -> ToolContext:
-    return ToolContext(
-        org=ACME,
-        run=RUN,
-        cause=RUN,
-        conversation=None,
-        actor="tool:test",
-        crm=crm,
-        now=datetime(2026, 1, 1, tzinfo=UTC),
-        new_id=id_factory(ACME, RUN, call_id),
-        conversation_of=partial(conversation_id, PEPPER),
-        control_of=partial(store.log.control, ACME),
-    )
-
-
-async def refused(name: str, raw: dict[str, Any], context: ToolContext) -> tuple[str, int, str]:
-    with pytest.raises(ToolError) as caught:
-        await tools.run(name, raw, context)
-    return caught.value.code, caught.value.status, caught.value.message
 
 
 async def created_contacts(store: Store) -> int:

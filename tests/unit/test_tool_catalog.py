@@ -12,17 +12,14 @@ import pytest
 
 import workers.tools
 from projections import tool_catalog
+from projections.tool_arguments import Arguments, CreateContact, SearchContacts, SendSms
 from projections.tool_catalog import (
     CREATE_CONTACT,
     GET_CONTACT_BY_PHONE,
     SEARCH_CONTACTS,
     SEND_SMS,
     TOOL_SPECS,
-    Arguments,
-    CreateContact,
     Faulty,
-    SearchContacts,
-    SendSms,
     ToolSpec,
 )
 from workers.tools import TOOLS

@@ -17,7 +17,7 @@ async def handle(work: Work) -> Done:
     """The deadline counts from the request's own time, measured by the log's clock alone: workers' clocks differ."""
     request = work.body
     assert isinstance(request, ToolRequested)
-    call = Call(work.org, work.item, request.tool, request.arguments, None)
+    call = Call(work.org, work.item, request.tool, request.arguments, is_repeated=work.attempts > 1)
     mark = ToolStarted(tool=request.tool, attempt=work.attempts)
     started = await work.append(Event(mark, f"tool:{request.tool}"))
     left_s = request.deadline_s - (started.positions[0].ms - work.item.position.ms) / 1_000

@@ -1,4 +1,4 @@
-"""One call of a tool: what it is given, what it answers, and how it says that it cannot."""
+"""One call of a tool: what it is given, and what it answers. What it cannot do it says by raising Refusal."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import msgspec
 
 from eventstore.append import HeldBy, fingerprint
 from eventstore.schema import ConversationId, Event, OrgId, Position
-from workers.crm import Crm
+from projections.borrowers import Borrower
+from workers.crm import Crm, Origin
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a tool may use besides its arguments.
 
     `new_id("msg")` makes the same id on every attempt at the same call. `conversation` is where the call was made,
-    None outside of one. `control_of` tells who speaks in a conversation.
+    None outside of one. `control_of` tells who speaks in a conversation. `is_repeated` says that an earlier attempt
+    may have got further than its events tell.
     """
 
     org: OrgId
@@ -30,6 +32,13 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     new_id: Callable[[str], str]
     conversation_of: Callable[[str], ConversationId]
     control_of: Callable[[ConversationId], Awaitable[HeldBy]]
+    accepts_sms: Callable[[str], Awaitable[bool]]
+    borrower: Callable[[str], Awaitable[Borrower | None]]
+    is_repeated: bool = False
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.actor, self.run, self.cause, self.is_repeated)
 
 
 class ToolOutcome(msgspec.Struct, frozen=True):
@@ -39,16 +48,6 @@ class ToolOutcome(msgspec.Struct, frozen=True):
     data: Any
     events: Sequence[Event] = ()
     addresses: dict[ConversationId, str] = {}
-
-
-class ToolError(Exception):
-    """The tool's own answer that it cannot: `code` for programs, the message for people, `status` as HTTP has it."""
-
-    def __init__(self, code: str, message: str, status: int) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.status = status
 
 
 def id_factory(org: OrgId, run: Position, call_id: str | None) -> Callable[[str], str]:

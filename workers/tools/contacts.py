@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from projections.contact_search import ContactQuery
-from projections.tool_catalog import CreateContact, GetContactByPhone, SearchContacts
-from workers.crm import NewContact, Origin, on_wire
-from workers.tools.call import ToolContext, ToolError, ToolOutcome
+from projections.tool_arguments import CreateContact, GetContactByPhone, SearchContacts
+from workers.crm import NewContact, on_wire
+from workers.tool_call import Refusal
+from workers.tools.call import ToolContext, ToolOutcome
 
 
 async def search_contacts(arguments: SearchContacts, context: ToolContext) -> ToolOutcome:
@@ -23,7 +24,7 @@ async def search_contacts(arguments: SearchContacts, context: ToolContext) -> To
 async def get_contact_by_phone(arguments: GetContactByPhone, context: ToolContext) -> ToolOutcome:
     contact = await context.crm.by_phone(context.org, arguments.phone)
     if contact is None:
-        raise ToolError("NOT_FOUND", "Contact not found", 404)
+        raise Refusal("NOT_FOUND", "Contact not found", 404)
     return ToolOutcome(on_wire(contact))
 
 
@@ -39,5 +40,5 @@ async def create_contact(arguments: CreateContact, context: ToolContext) -> Tool
         tags=tuple(arguments.tags),
         source=arguments.source,
     )
-    created = await context.crm.create(context.org, new, Origin(context.actor, context.run, context.cause))
+    created = await context.crm.create(context.org, new, context.origin)
     return ToolOutcome({**on_wire(created.contact), "new": created.new})

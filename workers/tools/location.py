@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from projections.tool_catalog import GetLocation
+from projections.tool_arguments import GetLocation
 from workers.tools.call import ToolContext, ToolOutcome
 
 

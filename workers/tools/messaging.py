@@ -1,45 +1,71 @@
-"""Tools that write to customers."""
+"""Tools that write to customers: each records an intent, and the conversation's send lane carries it out."""
 
 from __future__ import annotations
 
+from eventstore.events.emails import EmailRequested
 from eventstore.events.sms import SmsRequested
-from eventstore.schema import Event
+from eventstore.schema import Body, Event
 from projections import phones
-from projections.tool_catalog import SendSms
-from workers.tools.call import ToolContext, ToolError, ToolOutcome
+from projections.contacts import Contact
+from projections.tool_arguments import SendEmail, SendSms
+from workers.tool_call import Refusal
+from workers.tools.call import ToolContext, ToolOutcome
 
 
 async def send_sms(arguments: SendSms, context: ToolContext) -> ToolOutcome:
-    """Records the intent; the conversation's send lane carries it out.
-
-    The intent carries the control epoch of the recipient's conversation: once a person takes it over, nothing that
-    was asked for before may leave.
-    """
-    phone = arguments.phone or await _phone_of(arguments.contact_id or "", context)
-    if not await context.crm.accepts_sms(context.org, phone):
-        raise ToolError("OPTED_OUT", "The recipient has opted out of text messages", 409)
+    phone = arguments.phone or (await _contact(arguments.contact_id, context)).phone
+    if not phone:
+        raise Refusal("NO_PHONE", "The contact has no phone number", 422)
+    if not await context.accepts_sms(phone):
+        raise Refusal("OPTED_OUT", "The recipient has opted out of text messages", 409)
     address = phones.address(phone)
-    conversation = context.conversation_of(address)
-    control = await context.control_of(conversation)
-    if control.agent:
-        raise ToolError("HUMAN_CONTROL", "A person is speaking in this conversation", 409)
-    message_id = context.new_id("msg")
     intent = SmsRequested(
         intent_id=context.new_id("intent"),
-        message_id=message_id,
+        message_id=context.new_id("msg"),
         sent_by="tool",
-        epoch=control.epoch,
+        epoch=await _epoch(address, context),
         to=phone,
         text=arguments.message,
     )
+    return _queued(intent, intent.message_id, address, context)
+
+
+async def send_email(arguments: SendEmail, context: ToolContext) -> ToolOutcome:
+    """An address is a conversation of its own (`mailto:`), because a contact need not have a phone number, nor an
+    address a contact."""
+    email = arguments.email or (await _contact(arguments.contact_id, context)).email
+    if not email:
+        raise Refusal("NO_EMAIL", "The contact has no email address", 422)
+    address = f"mailto:{email}"
+    intent = EmailRequested(
+        intent_id=context.new_id("intent"),
+        message_id=context.new_id("msg"),
+        epoch=await _epoch(address, context),
+        to=email,
+        subject=arguments.subject,
+        text=arguments.message,
+        html=arguments.html,
+    )
+    return _queued(intent, intent.message_id, address, context)
+
+
+async def _contact(contact_id: str | None, context: ToolContext) -> Contact:
+    contact = await context.crm.by_id(context.org, contact_id or "")
+    if contact is None:
+        raise Refusal("NOT_FOUND", "Contact not found", 404)
+    return contact
+
+
+async def _epoch(address: str, context: ToolContext) -> int:
+    """The control epoch of the recipient's conversation, which the intent carries: once a person takes it over,
+    nothing that was asked for before may leave."""
+    control = await context.control_of(context.conversation_of(address))
+    if control.agent:
+        raise Refusal("HUMAN_CONTROL", "A person is speaking in this conversation", 409)
+    return control.epoch
+
+
+def _queued(intent: Body, message_id: str, address: str, context: ToolContext) -> ToolOutcome:
+    conversation = context.conversation_of(address)
     event = Event(intent, context.actor, conversation, context.run, context.cause, f"send:{conversation}")
     return ToolOutcome({"messageId": message_id, "status": "queued"}, [event], {conversation: address})
-
-
-async def _phone_of(contact_id: str, context: ToolContext) -> str:
-    contact = await context.crm.by_id(context.org, contact_id)
-    if contact is None:
-        raise ToolError("NOT_FOUND", "Contact not found", 404)
-    if not contact.phone:
-        raise ToolError("NO_PHONE", "The contact has no phone number", 422)
-    return contact.phone

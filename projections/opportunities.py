@@ -1,0 +1,104 @@
+"""The embedded CRM's pipelines and the deals in them."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec.structs import replace
+
+from eventstore.events.opportunities import (
+    OpportunityCreated,
+    OpportunityStatusChanged,
+    PipelineConfigured,
+    Stage,
+    Status,
+)
+from projections.engine import ReadModel
+from projections.projection import Fact, Projection
+
+DEFAULT = "default"
+
+
+class Pipeline(msgspec.Struct, frozen=True, tag="pipeline"):
+    id: str
+    name: str
+    stages: tuple[Stage, ...]
+
+
+PREDEFINED = Pipeline(
+    DEFAULT,
+    "Sales",
+    (
+        Stage("new", "New lead"),
+        Stage("contacted", "Contacted"),
+        Stage("proposal", "Proposal"),
+        Stage("close", "Closing"),
+    ),
+)
+"""The pipeline that every organization has until it configures its own."""
+
+
+class Opportunity(msgspec.Struct, frozen=True, omit_defaults=True, tag="opportunity"):
+    """The times are those of the events that created and last changed it."""
+
+    id: str
+    contact: str
+    pipeline: str
+    stage: str
+    name: str
+    created_at: str
+    updated_at: str
+    monetary_value: float = 0.0
+    status: Status = "open"
+    lost_reason: str | None = None
+
+
+Document = Pipeline | Opportunity
+
+
+def touches(event: Fact) -> tuple[str, ...]:
+    match event.body:
+        case PipelineConfigured(pipeline_id=pipeline):
+            return (f"pipeline:{pipeline}",)
+        case OpportunityCreated(opportunity_id=opportunity) | OpportunityStatusChanged(opportunity_id=opportunity):
+            return (f"opportunity:{opportunity}",)
+    return ()
+
+
+def evolve(document: Document | None, event: Fact) -> Document | None:
+    match event.body, document:
+        case PipelineConfigured() as now, _:
+            return Pipeline(now.pipeline_id, now.name, tuple(now.stages))
+        case OpportunityCreated() as created, None:
+            return _created(created, event.at)
+        case OpportunityStatusChanged(status=status, lost_reason=reason), Opportunity():
+            return replace(document, updated_at=event.at, status=status, lost_reason=reason)
+    return document
+
+
+def _created(body: OpportunityCreated, at: str) -> Opportunity:
+    return Opportunity(
+        id=body.opportunity_id,
+        contact=body.contact_id,
+        pipeline=body.pipeline_id,
+        stage=body.stage_id,
+        name=body.name,
+        created_at=at,
+        updated_at=at,
+        monetary_value=body.monetary_value,
+    )
+
+
+OPPORTUNITIES: Projection[Document] = Projection("opportunities", 1, Document, touches, evolve)
+
+
+async def pipeline(model: ReadModel[Document], pipeline_id: str | None) -> Pipeline | None:
+    """The organization's own, or the predefined one in the place of a default that was never configured."""
+    document = await model.get(f"pipeline:{pipeline_id or DEFAULT}")
+    if isinstance(document, Pipeline):
+        return document
+    return PREDEFINED if pipeline_id in (None, DEFAULT) else None
+
+
+async def by_id(model: ReadModel[Document], opportunity_id: str) -> Opportunity | None:
+    document = await model.get(f"opportunity:{opportunity_id}")
+    return document if isinstance(document, Opportunity) else None

@@ -1,0 +1,146 @@
+"""Calendars on the organization's log: what is free, and who gets it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from eventstore.append import Append, Appended, VersionConflict
+from eventstore.errors import StoreError
+from eventstore.events.calendars import AppointmentBooked, CalendarConfigured
+from eventstore.log import Log
+from eventstore.schema import ConversationId, Event, OrgId
+from projections import calendars, moments, slots
+from projections.calendars import CALENDARS, Calendar
+from projections.engine import Engine
+from projections.slots import Hours, Span
+from workers.crm.backend import Appointment, NewAppointment, Origin, SlotQuery
+from workers.tool_call import Refusal
+
+LONGEST_RANGE = timedelta(days=31)
+"""Of one question for free slots; GoHighLevel's limit too."""
+MAX_RACES = 64
+"""Bookings of others in the same calendar that one booking gives way to before it gives up."""
+
+
+class EmbeddedCalendars:
+    """All bookings of a calendar are one conversation of the log, and a booking is appended only if the version is
+    still the one at which it found its time free: of two for one slot exactly one wins, whoever runs them."""
+
+    def __init__(self, log: Log, engine: Engine) -> None:
+        self._log = log
+        self._engine = engine
+
+    async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime, home: str) -> dict[str, list[str]]:
+        """`home` is the location's time zone."""
+        model = await self._engine.level(org, CALENDARS)
+        calendar = _known(await calendars.by_id(model, query.calendar), query.calendar)
+        hours = calendar.in_zone(home)
+        local = moments.zone(query.timezone) if query.timezone else hours.local
+        asked = span_of(query, local)
+        future = Span(max(asked.starts, now), max(asked.ends, now))
+        taken = [each.span for each in await calendars.booked(model, calendar.id, future)]
+        found: dict[str, list[str]] = {day.isoformat(): [] for day in slots.days_of(asked, local)}
+        for moment in slots.free(hours, taken, future):
+            shown = moments.shown(moments.to_ms(moment), local)
+            found[shown[:10]].append(shown)
+        return found
+
+    async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime, home: str) -> Appointment:
+        for _ in range(MAX_RACES):
+            stream = stream_of(new.calendar)
+            version = await self._log.version(org, stream)
+            model = await self._engine.level(org, CALENDARS)
+            calendar = _known(await calendars.by_id(model, new.calendar), new.calendar)
+            hours = calendar.in_zone(home)
+            local = moments.zone(new.timezone) if new.timezone else hours.local
+            if (own := await calendars.appointment(model, new.id)) is not None:
+                return _shown(own, local)
+            wanted = _wanted(new, hours, local, now)
+            if await calendars.booked(model, calendar.id, wanted):
+                raise Refusal("SLOT_TAKEN", f"{new.start} is taken", 409)
+            booked = _booked(new, calendar, wanted)
+            event = Event(booked, origin.actor, stream, origin.run, origin.cause)
+            outcome = await self._log.append(org, Append(events=[event], expected=version))
+            if not isinstance(outcome, Appended | VersionConflict):
+                raise StoreError(f"booking in {calendar.id} of {org} was answered {outcome!r}")
+        raise StoreError(f"booking in {new.calendar} of {org} lost {MAX_RACES} races at version {version}")
+
+
+def stream_of(calendar_id: str | None) -> ConversationId:
+    return ConversationId(f"calendar:{calendar_id or calendars.DEFAULT}")
+
+
+async def configure(log: Log, org: OrgId, calendar: CalendarConfigured, actor: str) -> None:
+    """Raises ValueError, with the value, for hours or a time zone that make no sense."""
+    slots.check(calendar.hours)
+    if calendar.timezone is not None:
+        moments.zone(calendar.timezone)
+    if not 5 <= calendar.slot_minutes <= 24 * 60:
+        raise ValueError(f"a slot lasts 5 minutes to a day, got {calendar.slot_minutes} minutes")
+    outcome = await log.append(org, Append(events=[Event(calendar, actor, stream_of(calendar.calendar_id))]))
+    if not isinstance(outcome, Appended):
+        raise StoreError(f"configuring {calendar.calendar_id} of {org} was answered {outcome!r}")
+
+
+def span_of(query: SlotQuery, local: ZoneInfo) -> Span:
+    """The time that was asked for. Raises Refusal for one that is empty or too long."""
+    try:
+        asked = Span(moments.start(query.start, local), moments.end(query.end, local))
+    except ValueError as error:
+        raise Refusal("INVALID_ARGUMENTS", str(error), 422) from None
+    if not asked.starts < asked.ends:
+        raise Refusal("INVALID_ARGUMENTS", f"endDate: {query.end!r} is not after startDate {query.start!r}", 422)
+    if asked.ends - asked.starts > LONGEST_RANGE + timedelta(hours=1):  # October has an hour more
+        raise Refusal("INVALID_ARGUMENTS", f"endDate: at most {LONGEST_RANGE.days} days after startDate", 422)
+    return asked
+
+
+def time_of(name: str, text: str, local: ZoneInfo) -> datetime:
+    """A time of day, not just a date. Raises Refusal."""
+    try:
+        if isinstance(moments.parse(text), datetime):
+            return moments.start(text, local)
+    except ValueError as error:
+        raise Refusal("INVALID_ARGUMENTS", f"{name}: {error}", 422) from None
+    raise Refusal("INVALID_ARGUMENTS", f"{name}: expected a time of day too, got {text!r}", 422)
+
+
+def _wanted(new: NewAppointment, hours: Hours, local: ZoneInfo, now: datetime) -> Span:
+    starts = time_of("startTime", new.start, local)
+    wanted = Span(starts, time_of("endTime", new.end, local) if new.end else starts + hours.slot)
+    if not wanted.starts < wanted.ends:
+        raise Refusal("INVALID_ARGUMENTS", f"endTime: {new.end!r} is not after startTime {new.start!r}", 422)
+    if wanted.starts < now:
+        raise Refusal("INVALID_ARGUMENTS", f"startTime: {new.start!r} has passed", 422)
+    if not slots.is_open(hours, wanted):
+        raise Refusal("OUTSIDE_HOURS", f"The calendar is closed at {new.start}, or before the appointment ends", 409)
+    return wanted
+
+
+def _known(calendar: Calendar | None, calendar_id: str | None) -> Calendar:
+    if calendar is None:
+        raise Refusal("NOT_FOUND", f"There is no calendar {calendar_id!r}", 404)
+    return calendar
+
+
+def _booked(new: NewAppointment, calendar: Calendar, wanted: Span) -> AppointmentBooked:
+    return AppointmentBooked(
+        appointment_id=new.id,
+        calendar_id=calendar.id,
+        contact_id=new.contact_id,
+        starts_ms=moments.to_ms(wanted.starts),
+        ends_ms=moments.to_ms(wanted.ends),
+        title=new.title,
+    )
+
+
+def _shown(appointment: calendars.Appointment, local: ZoneInfo) -> Appointment:
+    return Appointment(
+        id=appointment.id,
+        calendar_id=appointment.calendar,
+        contact_id=appointment.contact,
+        start_time=moments.shown(appointment.starts_ms, local),
+        end_time=moments.shown(appointment.ends_ms, local),
+        title=appointment.title,
+    )

@@ -1,0 +1,94 @@
+"""Pipelines on the organization's log: deals, and what becomes of them."""
+
+from __future__ import annotations
+
+from eventstore.append import Append, Appended, Duplicate, Idempotency, fingerprint
+from eventstore.errors import StoreError
+from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged, PipelineConfigured
+from eventstore.log import Log
+from eventstore.schema import Body, Event, OrgId
+from projections import opportunities
+from projections.engine import Engine, ReadModel
+from projections.opportunities import OPPORTUNITIES, Pipeline
+from workers.crm.backend import NewOpportunity, Opportunity, Origin, StatusChange
+from workers.tool_call import Refusal
+
+
+class EmbeddedPipelines:
+    """Each write is keyed by what it does, so that a second attempt at it writes nothing."""
+
+    def __init__(self, log: Log, engine: Engine) -> None:
+        self._log = log
+        self._engine = engine
+
+    async def create(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity:
+        model = await self._level(org)
+        pipeline = await opportunities.pipeline(model, new.pipeline)
+        if pipeline is None:
+            raise Refusal("NOT_FOUND", f"There is no pipeline {new.pipeline!r}", 404)
+        created = OpportunityCreated(
+            opportunity_id=new.id,
+            contact_id=new.contact_id,
+            pipeline_id=pipeline.id,
+            stage_id=_stage(pipeline, new.stage),
+            monetary_value=new.monetary_value,
+            name=new.name,
+        )
+        await self._write(org, created, origin, new.id)
+        return await self._get(org, new.id)
+
+    async def set_status(self, org: OrgId, change: StatusChange, origin: Origin) -> Opportunity:
+        await self._get(org, change.opportunity_id)
+        changed = OpportunityStatusChanged(
+            opportunity_id=change.opportunity_id, status=change.status, lost_reason=change.lost_reason
+        )
+        await self._write(org, changed, origin, change.id)
+        return await self._get(org, change.opportunity_id)
+
+    async def _write(self, org: OrgId, body: Body, origin: Origin, name: str) -> None:
+        key = fingerprint("opportunity", name)
+        event = Event(body, origin.actor, run=origin.run, cause=origin.cause)
+        outcome = await self._log.append(org, Append(events=[event], idempotency=Idempotency(key, key)))
+        if not isinstance(outcome, Appended | Duplicate):
+            raise StoreError(f"writing {body.type} of {org} was answered {outcome!r}")
+
+    async def _get(self, org: OrgId, opportunity_id: str) -> Opportunity:
+        found = await opportunities.by_id(await self._level(org), opportunity_id)
+        if found is None:
+            raise Refusal("NOT_FOUND", "Opportunity not found", 404)
+        return _shown(found)
+
+    async def _level(self, org: OrgId) -> ReadModel[opportunities.Document]:
+        return await self._engine.level(org, OPPORTUNITIES)
+
+
+async def configure(log: Log, org: OrgId, pipeline: PipelineConfigured, actor: str) -> None:
+    """Raises ValueError for a pipeline without stages, or with one twice."""
+    ids = [stage.id for stage in pipeline.stages]
+    if not ids or len(ids) != len(set(ids)):
+        raise ValueError(f"a pipeline has stages, each once, got {ids}")
+    outcome = await log.append(org, Append(events=[Event(pipeline, actor)]))
+    if not isinstance(outcome, Appended):
+        raise StoreError(f"configuring {pipeline.pipeline_id} of {org} was answered {outcome!r}")
+
+
+def _stage(pipeline: Pipeline, stage: str | None) -> str:
+    known = [each.id for each in pipeline.stages]
+    if stage is not None and stage not in known:
+        raise Refusal("NOT_FOUND", f"The pipeline {pipeline.name!r} has no stage {stage!r}: {', '.join(known)}", 404)
+    return stage or known[0]
+
+
+def _shown(found: opportunities.Opportunity) -> Opportunity:
+    return Opportunity(
+        id=found.id,
+        name=found.name,
+        contact_id=found.contact,
+        pipeline_id=found.pipeline,
+        pipeline_stage_id=found.stage,
+        status=found.status,
+        monetary_value=found.monetary_value,
+        lost_reason=found.lost_reason,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+    )
