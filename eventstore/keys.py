@@ -120,6 +120,10 @@ def api_key(digest: str) -> str:
     return f"tl:{{dir}}:key:{digest}"
 
 
+def organization_numbers(org: str) -> str:
+    return f"tl:{{dir}}:org:{org}:numbers"
+
+
 def number(e164: str) -> str:
     return f"tl:{{dir}}:number:{e164}"
 

@@ -210,11 +210,16 @@ class Organizations:
         """Calls and messages to this number are the organization's; False if the number is another one's."""
         if not _NUMBER.fullmatch(e164):
             raise ValueError(f"not a telephone number: {e164!r}")
-        if await self._pipe.call("SET", keys.number(e164), org, "NX"):
-            self._numbers.drop(e164)
-            return True
+        await self._pipe.call("SET", keys.number(e164), org, "NX")
+        self._numbers.drop(e164)
         owner: bytes | None = await self._pipe.call("GET", keys.number(e164))
-        return owner == org.encode()
+        if owner != org.encode():
+            return False
+        await self._pipe.call("SADD", keys.organization_numbers(org), e164)
+        return True
+
+    async def list_numbers(self, org: OrgId) -> Sequence[str]:
+        return sorted(number.decode() for number in await self._pipe.call("SMEMBERS", keys.organization_numbers(org)))
 
     async def organization_of_number(self, e164: str) -> OrgId | None:
         """Whose number this is, as of at most `CACHE_S` ago."""

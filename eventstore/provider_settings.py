@@ -74,7 +74,7 @@ class Providers:
         if (known := self._known.get(org)) is not None:
             return known
         asked = self._clock()
-        own = await self._stored(org)
+        own = await self.own(org)
         default = await self._organizations.default()
         beneath = self._environment if default is not None and default.id == org else _addresses(self._environment)
         settings = ProviderSettings(**{**beneath, **own})
@@ -85,7 +85,7 @@ class Providers:
         """Sets the named fields; None forgets one. Raises ValueError for an unknown name or without a secret key."""
         if unknown := sorted(changes.keys() - set(FIELDS)):
             raise ValueError(f"unknown settings {', '.join(unknown)}; there are {', '.join(FIELDS)}")
-        merged = {**await self._stored(org), **changes}
+        merged = {**await self.own(org), **changes}
         kept = {name: value for name, value in merged.items() if value is not None}
         place = keys.provider_settings(org)
         await self._pipe.call("SET", place, self._sealing.seal(place, msgspec.json.encode(kept)))
@@ -107,7 +107,8 @@ class Providers:
         await self._pipe.call("SET", place, self._sealing.keep(place, secret.encode()))
         return secret
 
-    async def _stored(self, org: OrgId) -> dict[str, str]:
+    async def own(self, org: OrgId) -> dict[str, str]:
+        """What it has been given, without what lies beneath, as of now."""
         place = keys.provider_settings(org)
         sealed = await self._pipe.call("GET", place)
         return msgspec.json.decode(self._sealing.open(place, sealed), type=dict[str, str]) if sealed else {}

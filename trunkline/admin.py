@@ -1,67 +1,182 @@
-"""Organizations, their numbers and keys from the command line."""
+"""Organizations and what belongs to them, from the command line: numbers, keys, access to vendors, webhooks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from eventstore.errors import StoreError
-from eventstore.organizations import SCOPES, Organizations
+from eventstore.organizations import SCOPES, Organization, Organizations
+from eventstore.provider_settings import Providers
 from eventstore.schema import OrgId
 from trunkline.errors import StartError
 from trunkline.process import run
-from trunkline.settings import load_settings
+from trunkline.secret_key import with_secret_key
+from trunkline.settings import SHOWN, load_settings, provider_changes
 from trunkline.store import connected, store_url
 
-Facts = dict[str, str | list[str]]
+Facts = Mapping[str, str | Sequence[str] | Mapping[str, str]]
+MASK = "set"
+"""Shown in the place of a secret."""
 
 
-def create_organization(redis_url: str | None, name: str, *, as_json: bool) -> int:
-    async def create(organizations: Organizations) -> Facts:
+class Directory(NamedTuple):
+    """What commands work with."""
+
+    organizations: Organizations
+    providers: Providers
+
+    async def known(self, org: str) -> Organization:
+        found = await self.organizations.get(OrgId(org))
+        if found is None:
+            raise StartError(f"there is no organization {org!r}")
+        return found
+
+
+Work = Callable[[Directory], Awaitable[Facts]]
+
+
+def create_organization(name: str) -> Work:
+    async def create(to: Directory) -> Facts:
         slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
-        if await organizations.create(slug, name) is None:
+        created = await to.organizations.create(slug, name)
+        if created is None:
             raise StartError(f"there is an organization {slug!r} already")
-        return {"organization": slug, "name": name}
+        return {
+            "organization": slug,
+            "name": name,
+            "callback_secret": await to.providers.callback_secret(created.id),
+        }
 
-    return _show(redis_url, create, as_json)
+    return create
 
 
-def add_number(redis_url: str | None, org: str, number: str, *, as_json: bool) -> int:
-    async def add(organizations: Organizations) -> Facts:
-        await _known(organizations, org)
+def list_organizations() -> Work:
+    async def show(to: Directory) -> Facts:
+        return {"organizations": [organization.id for organization in await to.organizations.list()]}
+
+    return show
+
+
+def show_organization(org: str) -> Work:
+    """What it has, without secrets."""
+
+    async def show(to: Directory) -> Facts:
+        organization = await to.known(org)
+        own = await to.providers.own(organization.id)
+        return {
+            "organization": org,
+            "name": organization.name,
+            "numbers": await to.organizations.list_numbers(organization.id),
+            "keys": [f"{key.key_id} {' '.join(key.scopes)}" for key in await to.organizations.list_keys(OrgId(org))],
+            "settings": {name.upper(): value if name in SHOWN else MASK for name, value in own.items()},
+            "webhooks": _paths(await to.organizations.list_webhooks(organization.id)),
+        }
+
+    return show
+
+
+def change_settings(org: str, pairs: Sequence[str]) -> Work:
+    """Its Twilio number leads to it from then on."""
+
+    async def change(to: Directory) -> Facts:
+        organization = await to.known(org)
+        changes = provider_changes(pairs)
+        number = changes.get("twilio_phone_number")
+        if number and not await to.organizations.map_number(organization.id, number):
+            raise StartError(f"{number} belongs to another organization")
+        await to.providers.change(organization.id, changes)
+        return {
+            "organization": org,
+            "set": [name.upper() for name, value in changes.items() if value is not None],
+            "forgotten": [name.upper() for name, value in changes.items() if value is None],
+        }
+
+    return change
+
+
+def replace_callback_secret(org: str) -> Work:
+    async def replace(to: Directory) -> Facts:
+        organization = await to.known(org)
+        return {"organization": org, "callback_secret": await to.providers.replace_callback_secret(organization.id)}
+
+    return replace
+
+
+def add_number(org: str, number: str) -> Work:
+    async def add(to: Directory) -> Facts:
+        organization = await to.known(org)
         e164 = _e164(number)
-        if not await organizations.map_number(OrgId(org), e164):
+        if not await to.organizations.map_number(organization.id, e164):
             raise StartError(f"{e164} belongs to another organization")
         return {"organization": org, "number": e164}
 
-    return _show(redis_url, add, as_json)
+    return add
 
 
-def create_key(redis_url: str | None, org: str, scopes: Sequence[str], *, as_json: bool) -> int:
-    async def create(organizations: Organizations) -> Facts:
-        await _known(organizations, org)
+def create_key(org: str, scopes: Sequence[str]) -> Work:
+    async def create(to: Directory) -> Facts:
+        organization = await to.known(org)
         wanted = list(scopes or SCOPES)
-        return {"organization": org, "api_key": await organizations.create_key(OrgId(org), wanted), "scopes": wanted}
+        key = await to.organizations.create_key(organization.id, wanted)
+        return {"organization": org, "api_key": key, "scopes": wanted}
 
-    return _show(redis_url, create, as_json)
+    return create
 
 
-def revoke_key(redis_url: str | None, org: str, key: str, *, as_json: bool) -> int:
+def revoke_key(org: str, key: str) -> Work:
     """`key` is the key itself or its id, the part between `tl_` and the next underscore."""
 
-    async def revoke(organizations: Organizations) -> Facts:
+    async def revoke(to: Directory) -> Facts:
         key_id = key.split("_")[1] if key.startswith("tl_") else key
-        if not await organizations.revoke(OrgId(org), key_id):
+        if not await to.organizations.revoke(OrgId(org), key_id):
             raise StartError(f"organization {org!r} has no key {key_id!r}")
         return {"organization": org, "revoked": key_id}
 
-    return _show(redis_url, revoke, as_json)
+    return revoke
 
 
-def _show(redis_url: str | None, work: Callable[[Organizations], Awaitable[Facts]], as_json: bool) -> int:
+def add_webhook(org: str, name: str) -> Work:
+    async def add(to: Directory) -> Facts:
+        organization = await to.known(org)
+        added = await to.organizations.add_webhook(organization.id, name)
+        if added is None:
+            raise StartError(f"organization {org!r} has a webhook {name!r} already")
+        path, secret = added
+        return {"organization": org, "webhook": name, "path": f"/api/webhooks/in/{path}", "secret": secret}
+
+    return add
+
+
+def list_webhooks(org: str) -> Work:
+    async def show(to: Directory) -> Facts:
+        organization = await to.known(org)
+        return {"organization": org, "webhooks": _paths(await to.organizations.list_webhooks(organization.id))}
+
+    return show
+
+
+def remove_webhook(org: str, name: str) -> Work:
+    async def remove(to: Directory) -> Facts:
+        if not await to.organizations.remove_webhook(OrgId(org), name):
+            raise StartError(f"organization {org!r} has no webhook {name!r}")
+        return {"organization": org, "removed": name}
+
+    return remove
+
+
+def show(redis_url: str | None, work: Work, *, as_json: bool) -> int:
+    """Does it at the store and prints what came of it; the exit code. Raises StartError."""
+
     async def at_the_store() -> Facts:
-        async with connected(store_url(load_settings(redis_url=redis_url))) as pipe:
-            return await work(Organizations(pipe))
+        settings = load_settings(redis_url=redis_url)
+        url = store_url(settings)
+        async with connected(url) as pipe:
+            settings = await with_secret_key(settings, url, pipe)
+            key = settings.secret_key.get_secret_value() if settings.secret_key else None
+            organizations = Organizations(pipe, key)
+            return await work(Directory(organizations, Providers(pipe, organizations, settings.providers, key)))
 
     try:
         facts = run(at_the_store())
@@ -69,22 +184,31 @@ def _show(redis_url: str | None, work: Callable[[Organizations], Awaitable[Facts
         raise StartError(str(error)) from error
     if as_json:
         print(json.dumps(facts))
-    else:
-        for name, value in facts.items():
-            print(f"{name.replace('_', ' '):<14}{value if isinstance(value, str) else ' '.join(value)}")
+        return 0
+    for name, value in facts.items():
+        for at, line in enumerate(_lines(value)):
+            print(f"{name.replace('_', ' ') if at == 0 else '':<17}{line}")
     return 0
 
 
-async def _known(organizations: Organizations, org: str) -> None:
-    if await organizations.get(OrgId(org)) is None:
-        raise StartError(f"there is no organization {org!r}")
+def _lines(value: str | Sequence[str] | Mapping[str, str]) -> Sequence[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [f"{name} {rest}" for name, rest in value.items()]
+    return value
+
+
+def _paths(webhooks: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"/api/webhooks/in/{path}" for name, path in webhooks.items()}
 
 
 def _e164(number: str) -> str:
-    import phonenumbers  # 8 MB of tables that no other command needs
+    from projections import phones  # 8 MB of tables that no other command needs
 
     try:
-        parsed = phonenumbers.parse(number, None)
-    except phonenumbers.NumberParseException as error:
+        if not number.strip().startswith("+"):
+            raise ValueError(number)
+        return phones.e164(number)
+    except ValueError as error:
         raise StartError(f"{number!r} is not a telephone number with its country code, such as +15551234567") from error
-    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)

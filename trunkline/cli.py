@@ -16,6 +16,7 @@ EXIT_INTERRUPTED = 130
 RedisUrl = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_REDIS_URL, else that of a running `up`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 DataDir = Annotated[Path | None, typer.Option(help="Default: TRUNKLINE_DATA_DIR, else .trunkline.")]
+Org = Annotated[str, typer.Argument(metavar="ORG")]
 Host = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_HOST, else 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Default: TRUNKLINE_PORT, else 8000; 0 takes any.")]
 
@@ -30,6 +31,10 @@ def application() -> typer.Typer:
     app.command()(tail)
     org = typer.Typer(help="Organizations.", no_args_is_help=True)
     org.command("create")(org_create)
+    org.command("list")(org_list)
+    org.command("show")(org_show)
+    org.command("set")(org_set)
+    org.command("callback-secret")(org_callback_secret)
     number = typer.Typer(help="Telephone numbers that lead to an organization.", no_args_is_help=True)
     number.command("add")(org_number_add)
     org.add_typer(number, name="number")
@@ -38,6 +43,11 @@ def application() -> typer.Typer:
     key.command("create")(key_create)
     key.command("revoke")(key_revoke)
     app.add_typer(key, name="key")
+    webhook = typer.Typer(help="Paths that other systems post to.", no_args_is_help=True)
+    webhook.command("add")(webhook_add)
+    webhook.command("list")(webhook_list)
+    webhook.command("remove")(webhook_remove)
+    app.add_typer(webhook, name="webhook")
     return app
 
 
@@ -90,7 +100,7 @@ def worker(
 
 
 def tail(
-    organization: Annotated[str, typer.Argument(metavar="ORG")],
+    organization: Org,
     redis_url: RedisUrl = None,
     after: Annotated[str, typer.Option(help="A position, 0 or now.")] = "now",
     as_json: AsJson = False,
@@ -102,14 +112,47 @@ def tail(
 
 
 def org_create(name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
-    """Create an organization; its id is made from its name."""
+    """Create an organization; its id is made from its name. The secret of its callbacks is shown now only."""
     from trunkline import admin
 
-    raise typer.Exit(admin.create_organization(redis_url, name, as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, admin.create_organization(name), as_json=as_json))
+
+
+def org_list(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List organizations."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.list_organizations(), as_json=as_json))
+
+
+def org_show(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Show what an organization has, without secrets."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.show_organization(organization), as_json=as_json))
+
+
+def org_set(
+    organization: Org,
+    pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="KEY= forgets.")],
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give an organization its own access to vendors: TWILIO_AUTH_TOKEN and the like, encrypted at rest."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.change_settings(organization, pairs), as_json=as_json))
+
+
+def org_callback_secret(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Replace the secret that callbacks are signed with. It is shown now only."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.replace_callback_secret(organization), as_json=as_json))
 
 
 def org_number_add(
-    organization: Annotated[str, typer.Argument(metavar="ORG")],
+    organization: Org,
     number: Annotated[str, typer.Argument(metavar="+1555…")],
     redis_url: RedisUrl = None,
     as_json: AsJson = False,
@@ -117,11 +160,11 @@ def org_number_add(
     """Lead calls and messages to a number to an organization."""
     from trunkline import admin
 
-    raise typer.Exit(admin.add_number(redis_url, organization, number, as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, admin.add_number(organization, number), as_json=as_json))
 
 
 def key_create(
-    organization: Annotated[str, typer.Argument(metavar="ORG")],
+    organization: Org,
     scope: Annotated[list[str] | None, typer.Option(help="Repeat for several; default: all.")] = None,
     redis_url: RedisUrl = None,
     as_json: AsJson = False,
@@ -129,11 +172,11 @@ def key_create(
     """Create an API key. It is shown now and never again."""
     from trunkline import admin
 
-    raise typer.Exit(admin.create_key(redis_url, organization, scope or [], as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, admin.create_key(organization, scope or []), as_json=as_json))
 
 
 def key_revoke(
-    organization: Annotated[str, typer.Argument(metavar="ORG")],
+    organization: Org,
     key: Annotated[str, typer.Argument(help="The key or its id.")],
     redis_url: RedisUrl = None,
     as_json: AsJson = False,
@@ -141,7 +184,28 @@ def key_revoke(
     """End a key. Its open streams end within seconds."""
     from trunkline import admin
 
-    raise typer.Exit(admin.revoke_key(redis_url, organization, key, as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, admin.revoke_key(organization, key), as_json=as_json))
+
+
+def webhook_add(organization: Org, name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Make a path that a producer can post to, signed by Standard Webhooks. The secret is shown now only."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.add_webhook(organization, name), as_json=as_json))
+
+
+def webhook_list(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List an organization's webhooks."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.list_webhooks(organization), as_json=as_json))
+
+
+def webhook_remove(organization: Org, name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Remove a webhook: its path answers 404 from now on."""
+    from trunkline import admin
+
+    raise typer.Exit(admin.show(redis_url, admin.remove_webhook(organization, name), as_json=as_json))
 
 
 def _shards(text: str | None) -> range | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -45,6 +46,21 @@ def _rate(value: object) -> object:
     return RateLimit.parse(value) if isinstance(value, str) else value
 
 
+def _http_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
+        raise ValueError("expected an address that starts with https:// or http://")
+    return value.rstrip("/")
+
+
+def _phone_number(value: str) -> str:
+    from projections import phones  # not at import time: `trunkline --help` needs no telephone numbers
+
+    try:
+        return phones.e164(value)
+    except ValueError:
+        raise ValueError("expected a phone number such as +15550100") from None
+
+
 def _own(name: str, *others: str) -> AliasChoices:
     return AliasChoices(f"TRUNKLINE_{name}", *others)
 
@@ -74,6 +90,12 @@ class Settings(BaseSettings):
     )
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
+    jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))
+    """HS256."""
+    jwks_url: str | None = Field(None, validation_alias=_own("JWKS_URL"))
+    """RS256 or EdDSA, by keys that are fetched from here."""
+    jwt_issuer: str | None = Field(None, validation_alias=_own("JWT_ISSUER"))
+    jwt_audience: str | None = Field(None, validation_alias=_own("JWT_AUDIENCE"))
     offline_delay_ms: int = Field(0, ge=0, le=60_000, validation_alias=_own("OFFLINE_DELAY_MS"))
     """Pause of the offline model between two tokens."""
 
@@ -103,6 +125,8 @@ class Settings(BaseSettings):
     vapi_webhook_secret: SecretStr | None = None
     smtp_url: SecretStr | None = None
     default_organization_name: str = "Demo"
+    groq_api_key: SecretStr | None = None
+    """A document's name for something that is not used here; `doctor` says so."""
 
     @field_validator("redis_url")
     @classmethod
@@ -121,19 +145,19 @@ class Settings(BaseSettings):
     )
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", value):
-            raise ValueError("expected an address that starts with https:// or http://")
-        return value.rstrip("/") if value else None
+        return _http_address(value) if value else None
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_the_only_way_to_sign(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value and others.data.get("jwt_secret") is not None:
+            raise ValueError("TRUNKLINE_JWT_SECRET is set too: tokens are signed in one way only")
+        return _http_address(value) if value else None
 
     @field_validator("twilio_phone_number")
     @classmethod
     def _is_phone_number(cls, value: str | None) -> str | None:
-        from projections import phones  # not at import time: `trunkline --help` needs no telephone numbers
-
-        try:
-            return phones.e164(value) if value is not None else None
-        except ValueError:
-            raise ValueError("expected a phone number such as +15550100") from None
+        return _phone_number(value) if value else None
 
     @property
     def providers(self) -> ProviderSettings:
@@ -145,6 +169,36 @@ class Settings(BaseSettings):
                 for name, value in given.items()
             }
         )
+
+
+SHOWN = frozenset(name for name in FIELDS if "SecretStr" not in str(Settings.model_fields[name].annotation))
+"""Settings of an organization that are no secrets."""
+
+
+def provider_changes(pairs: Sequence[str]) -> dict[str, str | None]:
+    """What `KEY=VALUE` says to set, by field, and `KEY=` to forget. Raises SettingsError with every fault."""
+    changes: dict[str, str | None] = {}
+    faults = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        name = key.lower()
+        if not equals or name not in FIELDS or key != key.upper():
+            faults.append(f"{key[:40]!r} is no setting: expected KEY=VALUE with one of {', '.join(FIELDS).upper()}")
+            continue
+        try:
+            changes[name] = _checked(name, value.strip()) or None
+        except ValueError as error:
+            faults.append(f"{key} is {value[:80]!r}: {error}")
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return changes
+
+
+def _checked(name: str, value: str) -> str:
+    """Only what is no secret can be wrong in a way that is seen here."""
+    if value and name.endswith("_base_url"):
+        return _http_address(value)
+    return _phone_number(value) if value and name == "twilio_phone_number" else value
 
 
 def load_settings(**overrides: Any) -> Settings:

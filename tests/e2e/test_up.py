@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.product import Command, Up, free_port, wait_until_serving
+from tests.support.product import Command, Up, free_port, post_sms, twilio_sms, wait_until_serving
 
 
 def test_one_line_of_json_and_a_clean_end(data_dir: Path) -> None:
@@ -128,6 +128,45 @@ def test_organizations_and_keys_are_made_and_revoked_by_command(data_dir: Path) 
         deadline = time.monotonic() + 5
         while httpx.get(f"{up.url}/v1/events", headers=header).status_code != 401:
             assert time.monotonic() < deadline
+    finally:
+        assert up.stop() == 0, up.stderr
+
+
+def test_an_organization_is_given_its_own_access_to_vendors_by_command(data_dir: Path) -> None:
+    """In development the secret key is made by `up`, and found through the store: nothing has to be configured."""
+    up = Up(data_dir)
+    store = ("--redis-url", up.facts["redis_url"])
+    try:
+        created = said(Command("org", "create", "Acme", "--json", *store))
+        assert created["callback_secret"].startswith("whsec_")
+        own = ("TWILIO_AUTH_TOKEN=of-acme", "TWILIO_PHONE_NUMBER=(415) 555-0155", "OPENAI_API_KEY=sk-1")
+        assert said(Command("org", "set", "acme", *own, "--json", *store))["forgotten"] == []
+        assert said(Command("org", "set", "acme", "OPENAI_API_KEY=", "--json", *store))["forgotten"] == [
+            "OPENAI_API_KEY"
+        ]
+        webhook = said(Command("webhook", "add", "acme", "shop", "--json", *store))
+        shown = said(Command("org", "show", "acme", "--json", *store))
+        assert shown["settings"] == {"TWILIO_AUTH_TOKEN": "set", "TWILIO_PHONE_NUMBER": "+14155550155"}
+        assert shown["numbers"] == ["+14155550155"]
+        assert shown["webhooks"] == {"shop": webhook["path"]}
+        form = twilio_sms("hello", sid="SM1", to="+14155550155")
+        assert post_sms(up.url, form, token="of-acme").status_code == 200
+        assert post_sms(up.url, {**form, "MessageSid": "SM2"}, token="of-demo").status_code == 401
+        assert said(Command("webhook", "remove", "acme", "shop", "--json", *store)) == {
+            "organization": "acme", "removed": "shop",
+        }  # fmt: skip
+        assert (data_dir / "secret_key").stat().st_mode & 0o777 == 0o600
+    finally:
+        assert up.stop() == 0, up.stderr
+
+
+def test_without_a_secret_key_nothing_is_entrusted_to_the_store(data_dir: Path) -> None:
+    up = Up(data_dir, env={"TRUNKLINE_PUBLIC_BASE_URL": "https://acme.example"})
+    try:
+        refused = Command("org", "set", "demo", "OPENAI_API_KEY=sk-1", "--redis-url", up.facts["redis_url"])
+        assert refused.wait() == 2
+        assert "TRUNKLINE_SECRET_KEY" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
     finally:
         assert up.stop() == 0, up.stderr
 

@@ -140,7 +140,9 @@ def signed(url: str, form: Mapping[str, str], token: str = TOKEN) -> dict[str, s
     }
 
 
-def post_sms(base_url: str, form: Mapping[str, str], *, client: httpx.Client | None = None) -> httpx.Response:
+def post_sms(
+    base_url: str, form: Mapping[str, str], *, client: httpx.Client | None = None, token: str = TOKEN
+) -> httpx.Response:
     url = f"{base_url}/api/webhooks/twilio/sms/incoming"
     poster = client.post if client is not None else httpx.post
-    return poster(url, content=urlencode(form), headers=signed(url, form))
+    return poster(url, content=urlencode(form), headers=signed(url, form, token))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trunkline.settings import RateLimit, SettingsError, load_settings
+from trunkline.settings import RateLimit, SettingsError, load_settings, provider_changes
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,36 @@ def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUNKLINE_REDIS_URL", "redis://user:hunter2@redis.example")
     assert "hunter2" not in repr(load_settings())
     assert "kkkk" not in repr(load_settings())
+
+
+def test_an_organizations_settings_are_set_and_forgotten_by_the_documents_names() -> None:
+    pairs = [
+        "TWILIO_AUTH_TOKEN=a=b",
+        "TWILIO_PHONE_NUMBER=+1 (555) 010-0100",
+        "GHL_BASE_URL=",
+        "OPENAI_BASE_URL=http://x/",
+    ]
+    assert provider_changes(pairs) == {
+        "twilio_auth_token": "a=b",
+        "twilio_phone_number": "+15550100100",
+        "ghl_base_url": None,
+        "openai_base_url": "http://x",
+    }
+
+
+def test_every_fault_of_an_organizations_settings_is_reported_at_once() -> None:
+    with pytest.raises(SettingsError) as refused:
+        provider_changes(
+            ["TWILIO_TOKEN=x", "twilio_auth_token=x", "GHL_API_TOKEN", "GHL_BASE_URL=ftp", "SMTP_URL=smtp://x"]
+        )
+    for name in ("TWILIO_TOKEN", "twilio_auth_token", "GHL_API_TOKEN", "GHL_BASE_URL"):
+        assert name in str(refused.value)
+
+
+def test_tokens_are_signed_in_one_way_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_JWT_SECRET", "s" * 32)
+    assert load_settings().jwt_secret is not None
+    monkeypatch.setenv("TRUNKLINE_JWKS_URL", "https://issuer.example/jwks.json")
+    with pytest.raises(SettingsError, match="TRUNKLINE_JWKS_URL") as refused:
+        load_settings()
+    assert "s" * 32 not in str(refused.value)
