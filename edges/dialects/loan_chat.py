@@ -41,6 +41,7 @@ SOURCE = "loan"
 ASSISTANT = "loan-sales"
 PREVIEW_LENGTH = 200
 CANCELLED = "the answer was cancelled"
+TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 
 _encode = msgspec.json.encode
 
@@ -81,10 +82,12 @@ def _render(event: Recorded) -> list[Frame]:
             return [_frame("restart"), *([_frame("content", data=text)] if text else [])]
         case ToolStarted() | ToolCompleted() | ToolFailed() as tool if tool.call_id is not None:
             return [_tool(tool)]
-        case ReplyCompleted() | ReplyDeferred():
+        case ReplyCompleted() | ReplyDeferred(message_id=str()) | ReplyDeferred(reason="covered"):
             return [_frame("done")]
         case ReplyFailed(detail=detail):
             return [_frame("error", message=detail)]
+        case ReplyDeferred():
+            return [_frame("error", message=TAKEN_OVER)]
         case ReplyCancelled():
             return [_frame("error", message=CANCELLED)]
     return []
@@ -151,8 +154,10 @@ async def _answer(request: web.Request, org: OrgId, events: list[Recorded]) -> s
         case ReplyDeferred(reason="covered", by=str(run)):
             covering = await request.app[LOG].read_run(org, Position.parse(run), deltas=False)
             return "".join(body.text for body in map(codec.decode, covering) if isinstance(body, ReplyCompleted))
+        case ReplyDeferred(message_id=str()):
+            return "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
         case ReplyDeferred():
-            return "".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
+            raise ApiError(409, "HELD", TAKEN_OVER)
         case ReplyFailed(code="TIMEOUT", detail=detail):
             raise ApiError(504, "TIMEOUT", detail)
         case ReplyFailed(code=code, detail=detail):
