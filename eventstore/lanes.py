@@ -116,8 +116,12 @@ class Lanes:
             members = await self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count)
             for member in members:
                 org, _, lane = member.decode().partition("|")
-                woken += (await self._run(OrgId(org), lane, "due"))[0] == b"OK"
+                woken += await self.hasten(OrgId(org), lane)
         return woken
+
+    async def hasten(self, org: OrgId, lane: str) -> bool:
+        """Ends the pause before a retry; False if the lane is not pausing."""
+        return bool((await self._run(org, lane, "due"))[0] == b"OK")
 
     async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
         reply = await self._run(org, lane, "take", doorbell=doorbell)

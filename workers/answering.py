@@ -38,5 +38,9 @@ def overtaken(work: Work) -> Done:
     return Done([Event(ReplyCancelled(reason="control"), ACTOR)])
 
 
+def cancelled(work: Work) -> Done:
+    return Done([Event(ReplyCancelled(reason="request"), ACTOR)])
+
+
 async def failed(work: Work, error: str) -> Sequence[Event]:
     return [Event(ReplyFailed(code="FAILED", detail="the assistant could not answer"), ACTOR)]

@@ -19,5 +19,9 @@ class Stopped(WorkError):
     """This process ends: hand the lane back, so that another worker goes on at once."""
 
 
+class Cancelled(WorkError):
+    """A client asked to end the run: nothing more of it may be said."""
+
+
 class TryAgain(WorkError):
     """Not now; the policy of the handler says when and how often."""

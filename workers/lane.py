@@ -16,7 +16,7 @@ from eventstore.events.work import WorkFailed, WorkParked
 from eventstore.lanes import Busy, Doorbell, Lanes, Taken
 from eventstore.schema import Event, UnknownEvent
 from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
-from workers.errors import LaneLost, Overtaken, Stopped, TryAgain
+from workers.errors import Cancelled, LaneLost, Overtaken, Stopped, TryAgain
 from workers.interruption import Interruption
 from workers.work import Done, Handler, Services, Work
 
@@ -51,6 +51,7 @@ class Lane:
         self._scope = Interruption()
         self._epoch = 0
         self._yields = False
+        self._cancellable: Work | None = None
         self._log = logger.bind(organization=bell.org, lane=bell.lane)
 
     async def run(self) -> Busy | None:
@@ -74,6 +75,12 @@ class Lane:
         """Breaks the handler off if it speaks for the assistant and its time to speak is over."""
         if self._yields and epoch != self._epoch:
             self._scope.interrupt(Overtaken(f"{holder or 'nobody'} speaks now"))
+
+    async def watch_for_cancel(self) -> None:
+        """Breaks the handler off if a client has ended its run."""
+        work = self._cancellable
+        if work is not None and await work.is_cancelled() and work is self._cancellable:
+            self._scope.interrupt(Cancelled("a client has ended the run"))
 
     def stop(self) -> None:
         self._scope.interrupt(Stopped("this worker stops"))
@@ -105,6 +112,7 @@ class Lane:
         if handler.policy.is_overdrawn(work.attempts):
             return await self._exhaust(work, handler, "earlier attempts ended without a word")
         self._epoch, self._yields = work.epoch, handler.overtaken is not None
+        self._cancellable = work if handler.cancelled is not None else None
         try:
             with WORK_SECONDS.labels(handler.name).time():
                 done = await self._attempt(work, handler)
@@ -112,12 +120,20 @@ class Lane:
             raise
         except Exception as error:
             return await self._fail(work, handler, error)
+        finally:
+            self._cancellable = None
         return await self._finish(work, handler, done)
 
     async def _attempt(self, work: Work, handler: Handler) -> Done:
+        """A queued run that a client has ended meanwhile is not even begun."""
         try:
             async with self._scope:
+                if handler.cancelled is not None and await work.is_cancelled():
+                    return handler.cancelled(work)
                 return await handler.handle(work)
+        except Cancelled:
+            assert handler.cancelled is not None
+            return handler.cancelled(work)
         except Overtaken:
             if handler.overtaken is None:
                 raise

@@ -32,7 +32,7 @@ Key = tuple[OrgId, str]
 
 
 class Pace(NamedTuple):
-    """How often the loop looks, in seconds. Renewal notices a person taking over, so it is well below one."""
+    """How often the loop looks, in seconds. Renewal notices who takes over or cancels, so it is well below one."""
 
     block_s: float = 1.0
     sweep_s: float = 0.7
@@ -144,6 +144,7 @@ class Runner:
                 lane.lost(owner)
             case Renewed(epoch=epoch, holder=holder) if lane.held is not None and lane.held.head == held.head:
                 lane.control_changed(epoch, holder)
+                await lane.watch_for_cancel()
 
     async def _beat(self, presence: Presence) -> None:
         info = {"model": self._services.model.name}

@@ -74,6 +74,7 @@ class Work:
         self.holder = taken.holder
         self._held = held._replace(head=item.position)
         self._deltas = 0
+        self._looked_until = item.run
 
     @property
     def log(self) -> Log:
@@ -91,6 +92,13 @@ class Work:
     def owner(self) -> str:
         """The worker that holds the lane."""
         return self._held.owner
+
+    async def is_cancelled(self) -> bool:
+        """Whether a client has asked, since the last look, that the run should end."""
+        facts = await self.log.read_run(self.org, self.run, self._looked_until, deltas=False)
+        if facts:
+            self._looked_until = facts[-1].position
+        return any(fact.type == "run.cancel_requested" for fact in facts)
 
     async def append(self, *events: Event, epoch: int | None = None) -> Appended:
         """Intermediate facts, in one step."""
@@ -149,7 +157,8 @@ class Handler(NamedTuple):
     """What is done with items of one event type.
 
     `failed` is the event that ends the item's own story when its policy gives up. `overtaken`, where set, is what is
-    appended instead when a person takes the conversation meanwhile: only such handlers are broken off by that.
+    appended instead when a person takes the conversation meanwhile, `cancelled` when a client ends the run: only such
+    handlers are broken off by that.
     """
 
     item: type[Body]
@@ -157,6 +166,7 @@ class Handler(NamedTuple):
     policy: Policy
     failed: Callable[[Work, str], Awaitable[Sequence[Event]]]
     overtaken: Callable[[Work], Done] | None = None
+    cancelled: Callable[[Work], Done] | None = None
 
     @property
     def name(self) -> str:

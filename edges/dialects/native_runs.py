@@ -1,26 +1,34 @@
-"""Runs on the native surface: `GET /v1/runs/{id}` and `/v1/runs/{id}/stream[?dialect=]`, with a last frame `end`."""
+"""Runs on the native surface: `GET` and `DELETE /v1/runs/{id}`, `GET /v1/runs/{id}/stream[?dialect=]`.
+
+The stream's last frame is `{"type":"end"}`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from typing import Any
 
 from aiohttp import web
 
 from edges import resume
 from edges.app_keys import LOG, RUN_DIALECTS
-from edges.auth import require
+from edges.auth import Caller, require
 from edges.dialects.native import NATIVE, parse_position, wire_of
 from edges.errors import ApiError
+from edges.intake import record
 from edges.limits import charge, charge_open
 from edges.respond import respond
 from edges.ring import Dialect
-from edges.runs import ends_run, follow, plan_for
+from edges.runs import ends_run, follow, plan_for, run_headers
 from edges.subscriptions import Format
 from edges.wire import Frame, Wire
 from eventstore import codec
+from eventstore.append import Append, Idempotency, fingerprint
 from eventstore.events.messages import MessageReceived
+from eventstore.events.runs import RunCancelRequested
 from eventstore.events.tools import ToolRequested
-from eventstore.schema import Recorded
+from eventstore.lanes import Lanes
+from eventstore.schema import Event, Recorded
 
 
 def _render(event: Recorded) -> list[Frame]:
@@ -56,22 +64,47 @@ def _started_in(root: Recorded, known: Container[str]) -> str:
 async def show(request: web.Request) -> web.Response:
     """The run's state: what started it, whether it is over, and how."""
     caller = await require(request, "events:read", "tools:call")
+    return web.json_response(_state(await _facts(request, caller)))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """Asks for the run's end: 202, however often. Over by then: 200 if it was cancelled, else 409."""
+    caller = await require(request, "chat:write", "events:write")
+    facts = await _facts(request, caller)
+    root, state = facts[0], _state(facts)
+    if state["state"] == "cancelled":
+        return web.json_response(state)
+    if state["ended"] is not None:
+        raise ApiError(409, "RUN_OVER", f"run {root.run} is over: {state['state']}")
+    log, run = request.app[LOG], root.run
+    asked = Event(RunCancelRequested(), caller.actor, root.conversation, run=run, cause=run)
+    once = Idempotency(fingerprint("run.cancel_requested", str(run)), fingerprint(str(run)))
+    await record(log, caller.org, Append(events=[asked], idempotency=once))
+    if root.conversation is not None:  # if it pauses before a retry, it ends now and not then
+        await Lanes(log.pipe, "edge").hasten(caller.org, root.conversation)
+    return web.json_response({**state, "state": "cancelling"}, status=202, headers=run_headers(run))
+
+
+async def _facts(request: web.Request, caller: Caller) -> list[Recorded]:
+    """The run that the path names, its input first; 404 if it is none."""
     await charge(request, caller)
     run = parse_position("run", request.match_info["run"])
-    log = request.app[LOG]
-    facts = await log.read_run(caller.org, run, deltas=False)
+    facts = await request.app[LOG].read_run(caller.org, run, deltas=False)
     if not facts or facts[0].position != run or facts[0].run != run:
         raise ApiError(404, "RUN_NOT_FOUND", f"there is no run {run}")
-    last = next((event for event in facts if ends_run(event)), None)
-    body = {
-        "id": str(run),
-        "type": facts[0].type,
-        "conversation": facts[0].conversation,
+    return facts
+
+
+def _state(facts: Sequence[Recorded]) -> dict[str, Any]:
+    root, last = facts[0], next((event for event in facts if ends_run(event)), None)
+    return {
+        "id": str(root.run),
+        "type": root.type,
+        "conversation": root.conversation,
         "state": "running" if last is None else last.type.rpartition(".")[2],
         "ended": str(last.position) if last is not None else None,
         "events": len(facts),
     }
-    return web.json_response(body)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:
@@ -97,5 +130,6 @@ async def stream(request: web.Request) -> web.StreamResponse:
 
 ROUTES = (
     web.get("/v1/runs/{run}", show),
+    web.delete("/v1/runs/{run}", cancel),
     web.get("/v1/runs/{run}/stream", stream, allow_head=False),
 )

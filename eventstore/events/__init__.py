@@ -14,6 +14,7 @@ from eventstore.events import (
     messages,
     opportunities,
     replies,
+    runs,
     sms,
     tools,
     work,
@@ -34,6 +35,7 @@ FAMILIES = (
     emails,
     calls,
     assistants,
+    runs,
     work,
 )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eventstore import codec
 from eventstore.events.control import ControlReleased
 from eventstore.events.messages import MessageReceived
-from eventstore.events.replies import ReplyCompleted, ReplyStarted
+from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyStarted
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Position, Recorded
 from workers import answering
@@ -31,7 +31,7 @@ async def handle(work: Work) -> Done:
 
 
 def open_questions(events: Sequence[Recorded]) -> dict[Position, MessageReceived]:
-    """Messages that neither an answer of the assistant nor one of an agent has seen."""
+    """Messages that neither an answer of the assistant nor one of an agent has seen, and that are still to have one."""
     questions: dict[Position, MessageReceived] = {}
     seen_until: dict[Position, Position] = {}
     for event in events:
@@ -43,9 +43,11 @@ def open_questions(events: Sequence[Recorded]) -> dict[Position, MessageReceived
             case ReplyCompleted():
                 until = seen_until.get(event.run, event.position)
                 questions = {at: message for at, message in questions.items() if at > until}
+            case ReplyCancelled(reason="request"):
+                questions.pop(event.run, None)
             case SmsRequested(sent_by="agent"):
                 questions.clear()
     return questions
 
 
-HANDLER = Handler(ControlReleased, handle, answering.POLICY, answering.failed, answering.overtaken)
+HANDLER = Handler(ControlReleased, handle, answering.POLICY, answering.failed, answering.overtaken, answering.cancelled)

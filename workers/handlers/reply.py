@@ -54,4 +54,4 @@ def latest_message(since: Sequence[Recorded], at_least: Position) -> Position:
     return max((event.position for event in since if event.type == "message.received"), default=at_least)
 
 
-HANDLER = Handler(MessageReceived, handle, answering.POLICY, answering.failed, answering.overtaken)
+HANDLER = Handler(MessageReceived, handle, answering.POLICY, answering.failed, answering.overtaken, answering.cancelled)

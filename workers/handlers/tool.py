@@ -17,6 +17,8 @@ async def handle(work: Work) -> Done:
     """The deadline counts from the request's own time, measured by the log's clock alone: workers' clocks differ."""
     request = work.body
     assert isinstance(request, ToolRequested)
+    if work.attempts == 1 and await work.is_cancelled():
+        return Done([_cancelled(request)])
     call = Call(work.org, work.item, request.tool, request.arguments, is_repeated=work.attempts > 1)
     mark = ToolStarted(tool=request.tool, attempt=work.attempts)
     started = await work.append(Event(mark, f"tool:{request.tool}"))
@@ -25,6 +27,12 @@ async def handle(work: Work) -> Done:
         return Done([timed_out(call)])
     batch = await answer(work.services.tools, call, left_s)
     return Done(batch.events, addresses=batch.addresses)
+
+
+def _cancelled(request: ToolRequested) -> Event:
+    """Only what has not begun can be cancelled: a tool that was broken off may have had its effect."""
+    error = f"the run was cancelled before {request.tool} began"
+    return Event(ToolFailed(tool=request.tool, code="CANCELLED", status=409, error=error), f"tool:{request.tool}")
 
 
 async def failed(work: Work, error: str) -> Sequence[Event]:
