@@ -21,6 +21,7 @@ CUSTOM_TYPE = re.compile(r"custom(\.[A-Za-z0-9_-]+)+")
 
 _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class Fields(NamedTuple):
@@ -42,12 +43,17 @@ def _parts(body: type[Body]) -> tuple[tuple[tuple[str, Any], ...], tuple[tuple[s
     """(name, default) of the public and of the personal fields."""
     public: list[tuple[str, Any]] = []
     personal: list[tuple[str, Any]] = []
+    for field, extra in _fields(body):
+        (personal if extra.get("personal") else public).append((field.name, field.default))
+    return tuple(public), tuple(personal)
+
+
+def _fields(body: type[Body]) -> list[tuple[msgspec.inspect.Field, dict[str, Any]]]:
+    """Every field with what marks it."""
     info = msgspec.inspect.type_info(body)
     assert isinstance(info, msgspec.inspect.StructType)
-    for field in info.fields:
-        extra = field.type.extra if isinstance(field.type, msgspec.inspect.Metadata) else None
-        (personal if extra and extra.get("personal") else public).append((field.name, field.default))
-    return tuple(public), tuple(personal)
+    marks = (field.type.extra if isinstance(field.type, msgspec.inspect.Metadata) else None for field in info.fields)
+    return [(field, mark or {}) for field, mark in zip(info.fields, marks, strict=True)]
 
 
 @lru_cache(maxsize=4_096)
@@ -117,6 +123,24 @@ def merge(data: bytes, personal: bytes) -> bytes:
     if data == b"{}":
         return personal
     return data[:-1] + b"," + personal[1:]
+
+
+def shown(event: Recorded) -> bytes:
+    """The event's data as clients see it: one JSON object, without its hidden fields."""
+    hidden = _hidden().get(event.type)
+    if hidden is None:
+        return merge(event.data, event.personal)
+    fields = _decode_raw(event.personal)
+    return merge(event.data, _encode({name: raw for name, raw in fields.items() if name not in hidden}))
+
+
+@lru_cache(maxsize=1)
+def _hidden() -> dict[str, frozenset[str]]:
+    """The hidden fields of every type that has some."""
+    marked = {
+        name: [field.name for field, mark in _fields(body) if "hidden" in mark] for name, body in _bodies().items()
+    }
+    return {name: frozenset(fields) for name, fields in marked.items() if fields}
 
 
 def decode(event: Recorded) -> Body | UnknownEvent:

@@ -14,6 +14,9 @@ T = TypeVar("T")
 Personal = Annotated[T, msgspec.Meta(extra={"personal": True})]
 """Marks a field that identifies or quotes a person: stored apart, so that it can be sealed and forgotten."""
 
+Hidden = Annotated[T, msgspec.Meta(extra={"personal": True, "hidden": True})]
+"""Marks a personal field that is for workers only: no client is ever shown it."""
+
 _POSITION = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
 _MAX_SEQ = 2**53 - 1
 """The largest sequence number that clients in every language compare exactly."""

@@ -52,3 +52,17 @@ EFFECTS = Counter("trunkline_effects_total", "Calls to the outside by effect and
 FIRST_TOKEN_SECONDS = Histogram(
     "trunkline_model_first_token_seconds", "Time from a model call to its first token.", buckets=SLOW
 )
+MODEL_TOKENS = Counter(
+    "trunkline_model_tokens_total",
+    "Tokens that language models counted, by kind (`input output cache_write cache_read`), broken streams included.",
+    ["kind"],
+)
+MODEL_COST = Counter(
+    "trunkline_model_cost_usd_total", "What these tokens cost, for models whose price is known. Rising: see the tokens."
+)
+MODEL_ERRORS = Counter(
+    "trunkline_model_errors_total",
+    "Model calls that failed, by kind. `rate_limit`, `overloaded`: they are repeated; "
+    "`authentication`, `billing`, `not_found`: see the settings.",
+    ["kind"],
+)

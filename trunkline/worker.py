@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
 from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.durability import barrier_for
@@ -36,6 +38,7 @@ from trunkline.worker_health import serving_health
 from workers.clients.sms import SmsProvider
 from workers.clients.twilio import Connections, TwilioClients
 from workers.crm import EmbeddedCrm, Location, seed_demo
+from workers.models import DEFAULT_MODEL, Models
 from workers.offline import OfflineModel
 from workers.runner import Runner
 from workers.toolbox import CrmToolbox
@@ -45,6 +48,8 @@ SCRIPTS = (APPEND, LANES, ADVANCE, FLIP)
 BLOCKING_TIMEOUT_S = 5.0
 """Well above the second that a read for doorbells blocks."""
 OFFLINE = "offline"
+
+logger = structlog.get_logger(__name__)
 
 
 class WorkerOptions(NamedTuple):
@@ -75,7 +80,7 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         stack.push_async_callback(connections.close)
         twilio = TwilioClients(connections, settings.public_base_url)
         settings = await with_secret_key(settings, url, pipe)
-        services = await compose(settings, pipe, twilio)
+        services = await compose(settings, pipe, twilio, stack)
         shards = options.shards or ALL_SHARDS
         lanes = Lanes(pipe, owner_name(), shards=shards)
         runner = Runner(services, lanes, blocking, shards=len(shards), presence=Presence(pipe))
@@ -84,8 +89,8 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         await _until_cancelled(runner)
 
 
-async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients) -> Services:
-    """Everything handlers work with. One model serves all organizations of an installation."""
+async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: AsyncExitStack) -> Services:
+    """Everything handlers work with; `stack` closes what has to be closed."""
     log = Log(pipe)
     log.wait_for(await barrier_for(pipe, settings.durability))
     engine = Engine(log, ReadModels(pipe))
@@ -102,11 +107,14 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients) -> Serv
             await seed_demo(log, DEMO)
     except StoreError as error:
         raise StartError(f"the demo contacts could not be made: {error}") from error
+    models = Models(providers, OfflineModel(settings.offline_delay_ms), _model_name(settings))
+    stack.push_async_callback(models.close)
     return Services(
         log=log,
         engine=engine,
         providers=providers,
-        model=_model(settings),
+        model=models.of,
+        default_model=await _default_model(settings, models),
         tools=CrmToolbox(log, crm, organizations),
         sms=sms,
         accepts_sms=crm.accepts_sms,
@@ -141,10 +149,20 @@ async def _pipe(url: str, timeout_s: float = 2.0) -> AsyncIterator[Pipe]:
         await pipe.close()
 
 
-def _model(settings: Settings) -> OfflineModel:
+def _model_name(settings: Settings) -> str | None:
+    """What organizations' keys are used for; None for nothing."""
+    return None if settings.model == OFFLINE else settings.model or DEFAULT_MODEL
+
+
+async def _default_model(settings: Settings, models: Models) -> str:
+    """The default organization's. If it has a key, what the key needs is ready before any work is taken."""
+    name = _model_name(settings)
+    if name is not None and settings.anthropic_api_key is not None:
+        await models.load()
+        return name
     if settings.model not in (None, OFFLINE):
-        raise StartError(f"TRUNKLINE_MODEL is {settings.model!r}: this version only has {OFFLINE!r}")
-    return OfflineModel(settings.offline_delay_ms)
+        logger.warning("answers are by the offline assistant: ANTHROPIC_API_KEY is not set", model=settings.model)
+    return OFFLINE
 
 
 def _location(settings: Settings, org: OrgId) -> Location:

@@ -26,7 +26,7 @@ from workers import context, prompt, tool_call
 from workers.deltas import Deltas
 from workers.errors import TryAgain
 from workers.groups import together
-from workers.model import Message, ModelRequest, StepDone, TextDelta
+from workers.model import PAUSED, Message, Model, ModelRequest, StepDone, TextDelta
 from workers.turn import CallModel, Finish, RunTools, fold, joint, next_step
 from workers.work import Done, Work
 
@@ -43,10 +43,11 @@ class Answer:
     really appended and not from the completed text.
     """
 
-    def __init__(self, work: Work, message: MessageReceived, assistant: str) -> None:
+    def __init__(self, work: Work, message: MessageReceived, assistant: str, model: Model) -> None:
         self._work = work
         self._message = message
         self._assistant = assistant
+        self._model = model
         self._actor = f"assistant:{assistant}"
         self._events: list[Body | UnknownEvent] = []
         self._attempt = 1
@@ -79,7 +80,7 @@ class Answer:
                 ReplyStarted(
                     attempt=self._attempt,
                     assistant=self._assistant,
-                    model=work.services.model.name,
+                    model=self._model.name,
                     context_until=str(latest_message),
                 )
             )
@@ -90,17 +91,24 @@ class Answer:
         self._history = await self._read_history()
 
     async def _call_model(self, call: CallModel) -> StepDone | None:
-        """The finished step: recorded if it asks for tools, else returned, because the answer's end records it."""
+        """The finished step: recorded if the turn goes on, else returned, because the answer's end records it."""
         request = self._request(call)
         deltas = Deltas(self._store_delta, self._index)
         done: StepDone
         done, _ = await together(self._stream(request, call.text, deltas), deltas.write())
         self._index = deltas.index
         self._shown += deltas.text
-        if not done.calls or not call.may_use_tools:
+        if not call.may_use_tools or not (done.calls or done.stop_reason == PAUSED):
+            if not (call.text + deltas.text).strip():
+                raise TryAgain("the model ended without a word")
             return done._replace(text=deltas.text, calls=())
         step = ReplyStepped(
-            attempt=self._attempt, step=call.step, usage=done.usage, text=deltas.text, calls=list(done.calls)
+            attempt=self._attempt,
+            step=call.step,
+            usage=done.usage,
+            text=deltas.text,
+            calls=list(done.calls),
+            blocks=list(done.blocks) or None,
         )
         await self._append(step)
         return None
@@ -116,14 +124,16 @@ class Answer:
         return ModelRequest(
             system=prompt.system(self._assistant, self._work.org, self._message.channel),
             messages=[*self._history, *call.exchanges],
-            tools=self._work.services.tools.specs if call.may_use_tools else (),
+            tools=self._work.services.tools.specs,
+            may_use_tools=call.may_use_tools,
             step=call.step,
+            attempt=self._attempt,
             sender=self._message.sender,
         )
 
     async def _stream(self, request: ModelRequest, before: str, deltas: Deltas) -> StepDone:
         began, first = asyncio.get_running_loop().time(), True
-        stream = cast("AsyncGenerator[TextDelta | StepDone]", self._work.services.model.stream(request))
+        stream = cast("AsyncGenerator[TextDelta | StepDone]", self._model.stream(request))
         async with aclosing(stream) as pieces:
             async for piece in pieces:
                 match piece:
@@ -160,7 +170,7 @@ class Answer:
         completed = ReplyCompleted(
             message_id=new_id(),
             attempt=self._attempt,
-            model=self._work.services.model.name,
+            model=self._model.name,
             stop_reason=finish.stop_reason,
             usage=finish.usage,
             deltas_digest=sha256(self._shown.encode()).hexdigest(),

@@ -10,6 +10,7 @@ from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import ReplyCancelled, ReplyDeferred, ReplyFailed
 from eventstore.schema import Event, Position
 from workers.answer import Answer
+from workers.errors import Rejected
 from workers.retry import Backoff, Policy
 from workers.work import Done, Work
 
@@ -23,7 +24,10 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
     deadline_s = work.services.reply_deadline_s
     try:
         async with asyncio.timeout(deadline_s) as deadline:
-            return await Answer(work, question, question.assistant or DEFAULT_ASSISTANT).give(until)
+            model = await work.services.model(work.org)
+            return await Answer(work, question, question.assistant or DEFAULT_ASSISTANT, model).give(until)
+    except Rejected as error:
+        return Done([Event(ReplyFailed(code=error.code, detail=str(error)), ACTOR)])
     except TimeoutError:
         if not deadline.expired():
             raise

@@ -24,4 +24,16 @@ class Cancelled(WorkError):
 
 
 class TryAgain(WorkError):
-    """Not now; the policy of the handler says when and how often."""
+    """Not now; the policy of the handler says when and how often, but not before `after_s`."""
+
+    def __init__(self, why: str, after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_s = after_s
+
+
+class Rejected(WorkError):
+    """Whoever was asked will never do this: the run fails with this code, without another attempt."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code

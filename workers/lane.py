@@ -160,7 +160,8 @@ class Lane:
             where.error("handler failed", handler=handler.name, exc_info=error)
         if handler.policy.is_exhausted(work.attempts):
             return await self._exhaust(work, handler, _describe(error))
-        delay_ms = handler.policy.backoff.delay_ms(work.attempts, random.random())
+        after_s = error.after_s if isinstance(error, TryAgain) else 0.0
+        delay_ms = handler.policy.backoff.delay_ms(work.attempts, random.random(), after_s)
         await work.dispose(Done(), Disposal("retry", delay_ms=delay_ms))
         WORK_ITEMS.labels(handler.name, "retried").inc()
         return None

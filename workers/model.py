@@ -17,10 +17,14 @@ class UserMessage(NamedTuple):
 
 
 class AssistantMessage(NamedTuple):
-    """What the assistant, or a person in its place, wrote; with the tools it asked for."""
+    """What the assistant, or a person in its place, wrote; with the tools it asked for.
+
+    `blocks` is a finished step in its model's own form, where that form must be given back unchanged.
+    """
 
     text: str
     calls: tuple[ToolCall, ...] = ()
+    blocks: tuple[dict[str, Any], ...] = ()
 
 
 class ToolResult(NamedTuple):
@@ -50,13 +54,24 @@ class ToolSpec(NamedTuple):
 
 
 class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One model call. `sender` is the customer's own address, for tools that look it up."""
+    """One model call. `model` None is the installation's default; one that has no choice of models ignores it.
+
+    With `may_use_tools` off the tools are still named, because the messages speak of them, but none may be called.
+    `attempt` is the reply's. `sender` is the customer's own address, for tools that look it up.
+    """
 
     system: str
     messages: Sequence[Message]
     tools: Sequence[ToolSpec] = ()
+    may_use_tools: bool = True
+    model: str | None = None
     step: int = 1
+    attempt: int = 1
     sender: str | None = None
+
+
+PAUSED = "pause_turn"
+"""A stop reason: the model wants to be asked once more, with what it has said so far."""
 
 
 class TextDelta(NamedTuple):
@@ -66,16 +81,17 @@ class TextDelta(NamedTuple):
 
 
 class StepDone(NamedTuple):
-    """The end of a complete stream; one that ends without it was cut off."""
+    """The end of a complete stream; one that ends without it was cut off. `blocks`: see AssistantMessage."""
 
     text: str
     calls: tuple[ToolCall, ...] = ()
     stop_reason: str = "end_turn"
     usage: Usage = Usage()
+    blocks: tuple[dict[str, Any], ...] = ()
 
 
 class Model(Protocol):
-    """`name` is stored with every answer. Raises `TryAgain` where a repetition may help."""
+    """`name` is stored with every answer. Raises `TryAgain` where a repetition may help, `Rejected` where none will."""
 
     @property
     def name(self) -> str: ...

@@ -87,7 +87,7 @@ def open_questions(messages: Sequence[Message]) -> tuple[list[str], list[ToolRes
 
 
 def _calls(request: ModelRequest, questions: Sequence[str]) -> tuple[ToolCall, ...]:
-    available = {tool.name for tool in request.tools}
+    available = {tool.name for tool in request.tools if request.may_use_tools}
     wanted: list[_Need] = []
     for question in questions:
         need = _need(question, request.sender)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+LONGEST_WAIT_S = 300.0
+"""Of what others ask us to wait: beyond it an answer has lost its reader."""
+
 
 class Backoff(NamedTuple):
     """Exponential with full jitter: many lanes that failed together do not come back together."""
@@ -11,10 +14,13 @@ class Backoff(NamedTuple):
     base_ms: int = 500
     cap_ms: int = 60_000
 
-    def delay_ms(self, attempts: int, chance: float) -> int:
-        """The pause after the given attempt; `chance` in [0, 1) is drawn by the caller."""
+    def delay_ms(self, attempts: int, chance: float, after_s: float = 0.0) -> int:
+        """The pause after the given attempt; `chance` in [0, 1) is drawn by the caller.
+
+        `after_s` is what whoever refused us asked for. The jitter comes on top: the others were told the same.
+        """
         ceiling = min(self.cap_ms, self.base_ms * 2 ** min(max(attempts, 1) - 1, 30))
-        return int(ceiling * chance)
+        return int(min(after_s, LONGEST_WAIT_S) * 1_000 + ceiling * chance)
 
 
 class Policy(NamedTuple):

@@ -23,8 +23,8 @@ from workers.handlers import HANDLERS
 from workers.lane import Lane
 from workers.work import Handler, Services
 
-PLACES = 64
-"""Lanes in hand at once: enough that waiting for models and providers never idles a core."""
+PLACES = 256
+"""Lanes in hand at once: a hundred answers being streamed fill a core, and others only wait for providers."""
 
 logger = structlog.get_logger()
 
@@ -147,7 +147,7 @@ class Runner:
                 await lane.watch_for_cancel()
 
     async def _beat(self, presence: Presence) -> None:
-        info = {"model": self._services.model.name}
+        info = {"model": self._services.default_model}
         while True:
             try:
                 await presence.beat(self._lanes.owner, info)

@@ -42,24 +42,34 @@ class Finish(NamedTuple):
 Step = CallModel | RunTools | Finish
 
 
+class FinishedStep(NamedTuple):
+    """A finished model call, and what its calls have answered so far: an id names a call of its step only."""
+
+    step: ReplyStepped
+    results: dict[str, ToolResult]
+
+    @property
+    def waiting(self) -> tuple[ToolCall, ...]:
+        """The calls without an answer."""
+        return tuple(call for call in self.step.calls if call.id not in self.results)
+
+
 class Turn(NamedTuple):
     """A run of the assistant as its events tell it. `attempt` is 0 before the first."""
 
     attempt: int
     started: ReplyStarted | None
-    steps: tuple[ReplyStepped, ...]
-    results: dict[str, ToolResult]
+    steps: tuple[FinishedStep, ...]
 
     @property
     def text(self) -> str:
         """The text of the finished steps: what a restarted answer continues."""
-        return "".join(step.text for step in self.steps)
+        return "".join(finished.step.text for finished in self.steps)
 
 
 def fold(events: Iterable[Body | UnknownEvent]) -> Turn:
     attempt, started = 0, None
-    steps: list[ReplyStepped] = []
-    results: dict[str, ToolResult] = {}
+    steps: list[FinishedStep] = []
     for event in events:
         match event:
             case ReplyStarted():
@@ -67,12 +77,13 @@ def fold(events: Iterable[Body | UnknownEvent]) -> Turn:
             case ReplyRestarted():
                 attempt = max(attempt, event.attempt)
             case ReplyStepped():
-                steps.append(event)
-            case ToolCompleted(call_id=str(call_id)):
-                results[call_id] = ToolResult(call_id, event.tool, event.result)
-            case ToolFailed(call_id=str(call_id)):
-                results[call_id] = ToolResult(call_id, event.tool, f"{event.code}: {event.error}", failed=True)
-    return Turn(attempt, started, tuple(steps), results)
+                steps.append(FinishedStep(event, {}))
+            case ToolCompleted(call_id=str(call_id)) if steps:
+                steps[-1].results[call_id] = ToolResult(call_id, event.tool, event.result)
+            case ToolFailed(call_id=str(call_id)) if steps:
+                failure = ToolResult(call_id, event.tool, f"{event.code}: {event.error}", failed=True)
+                steps[-1].results[call_id] = failure
+    return Turn(attempt, started, tuple(steps))
 
 
 def next_step(events: Iterable[Body | UnknownEvent], last: StepDone | None = None) -> Step:
@@ -81,10 +92,8 @@ def next_step(events: Iterable[Body | UnknownEvent], last: StepDone | None = Non
     turn = fold(events)
     if last is not None:
         return Finish(turn.text + last.text, last.stop_reason, _sum(turn, last.usage))
-    if turn.steps:
-        waiting = tuple(call for call in turn.steps[-1].calls if call.id not in turn.results)
-        if waiting:
-            return RunTools(waiting)
+    if turn.steps and (waiting := turn.steps[-1].waiting):
+        return RunTools(waiting)
     step = len(turn.steps) + 1
     return CallModel(max(turn.attempt, 1), step, turn.text, _exchanges(turn), step < MAX_STEPS)
 
@@ -96,13 +105,20 @@ def joint(before: str, text: str) -> str:
 
 def _exchanges(turn: Turn) -> tuple[Message, ...]:
     messages: list[Message] = []
-    for step in turn.steps:
-        messages.append(AssistantMessage(step.text.strip(), tuple(step.calls)))
-        if results := tuple(turn.results[call.id] for call in step.calls if call.id in turn.results):
-            messages.append(ToolResults(results))
+    for step, results in turn.steps:
+        messages.append(AssistantMessage(step.text.strip(), tuple(step.calls), tuple(step.blocks or ())))
+        if step.calls:
+            messages.append(ToolResults(tuple(results[call.id] for call in step.calls)))
     return tuple(messages)
 
 
 def _sum(turn: Turn, last: Usage) -> Usage:
-    usages = [step.usage for step in turn.steps if step.usage is not None] + [last]
-    return Usage(sum(usage.input_tokens for usage in usages), sum(usage.output_tokens for usage in usages))
+    usages = [finished.step.usage for finished in turn.steps if finished.step.usage is not None] + [last]
+    costs = [usage.cost_usd for usage in usages if usage.cost_usd is not None]
+    return Usage(
+        sum(usage.input_tokens for usage in usages),
+        sum(usage.output_tokens for usage in usages),
+        sum(usage.cache_write_tokens for usage in usages),
+        sum(usage.cache_read_tokens for usage in usages),
+        round(sum(costs), 9) if len(costs) == len(usages) else None,
+    )

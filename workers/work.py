@@ -27,14 +27,16 @@ from workers.tool_call import Toolbox
 class Services:
     """What handlers work with; built once by the composition root.
 
-    `sms` gives an organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a
-    number that has opted out. `now_ms` is the wall clock.
+    `model` gives the one that answers for an organization; the health page names the `default_model`. `sms` gives an
+    organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a number that has opted
+    out. `now_ms` is the wall clock.
     """
 
     log: Log
     engine: Engine
     providers: Providers
-    model: Model
+    model: Callable[[OrgId], Awaitable[Model]]
+    default_model: str
     tools: Toolbox
     sms: Callable[[OrgId], Awaitable[SmsProvider | None]]
     accepts_sms: Callable[[OrgId, str], Awaitable[bool]]

@@ -49,7 +49,7 @@ def event_json(event: Recorded) -> bytes:
         "cause": str(event.cause) if event.cause is not None else None,
         "at": f"{_second(second)}.{ms:03d}Z",
     }
-    return b'%b,"data":%b}' % (msgspec.json.encode(head)[:-1], codec.merge(event.data, event.personal))
+    return b'%b,"data":%b}' % (msgspec.json.encode(head)[:-1], codec.shown(event))
 
 
 def _render(event: Recorded) -> Sequence[Frame]:

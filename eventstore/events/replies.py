@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from eventstore.schema import Body, Personal
+from eventstore.schema import Body, Hidden, Personal
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -18,10 +18,16 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one model call or of a whole reply."""
+    """Tokens of one model call or of a whole reply. `input_tokens` were neither written to a cache nor read from one.
+
+    `cost_usd` is None where the price of the model is not known.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_read_tokens: int = 0
+    cost_usd: float | None = None
 
 
 class ReplyStarted(Body, frozen=True, kw_only=True, tag="reply.started"):
@@ -42,13 +48,18 @@ class ReplyDelta(Body, frozen=True, kw_only=True, tag="reply.delta"):
 
 
 class ReplyStepped(Body, frozen=True, kw_only=True, tag="reply.stepped"):
-    """A finished model call that asks for tools; the turn goes on from here after a crash."""
+    """A finished model call that asks for tools; the turn goes on from here after a crash.
+
+    `blocks` is the model's message as its API wants it back (thinking with its signature); None where text and calls
+    say it all.
+    """
 
     attempt: int
     step: int
     usage: Usage | None = None
     text: Personal[str] = ""
     calls: Personal[list[ToolCall]] = []
+    blocks: Hidden[list[dict[str, Any]] | None] = None
 
 
 class ReplyRestarted(Body, frozen=True, kw_only=True, tag="reply.restarted"):

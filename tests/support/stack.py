@@ -248,6 +248,9 @@ class Stack:
         finally:
             await runner.cleanup()
 
+    async def _the_model(self, org: OrgId) -> Model:
+        return self.model
+
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
         """A worker that is known to be alive; at the end it crashes, because a clean stop waits for Redis."""
@@ -256,7 +259,8 @@ class Stack:
             log=self.log,
             engine=Engine(self.log, ReadModels(self.pipe)),
             providers=Providers(self.pipe, self.organizations, ProviderSettings()),
-            model=self.model,
+            model=self._the_model,
+            default_model="test",
             tools=self.tools,
             sms=no_provider,
             accepts_sms=self.crm.accepts_sms,

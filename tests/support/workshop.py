@@ -110,11 +110,15 @@ class Workshop:
         async def provider(org: OrgId) -> SmsProvider | None:
             return sms
 
+        async def the_model(org: OrgId) -> Model:
+            return model or OfflineModel()
+
         return Services(
             log=self.log,
             engine=Engine(self.log, ReadModels(self.pipe)),
             providers=Providers(self.pipe, Organizations(self.pipe), ProviderSettings()),
-            model=model or OfflineModel(),
+            model=the_model,
+            default_model="test",
             tools=tools or Bench(),
             sms=provider,
             accepts_sms=self._accepts_sms,
