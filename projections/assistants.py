@@ -98,12 +98,12 @@ def _touches(event: Fact) -> tuple[str, ...]:
 
 
 def evolve(state: Assistant | None, event: Fact) -> Assistant | None:
-    return as_configured(event.body, event.position) if isinstance(event.body, AssistantConfigured) else state
+    return as_configured(event.body, str(event.position)) if isinstance(event.body, AssistantConfigured) else state
 
 
-def as_configured(new: AssistantConfigured, at: Position) -> Assistant:
+def as_configured(new: AssistantConfigured, at: str = "") -> Assistant:
     tools, members = tuple(new.tools), tuple(new.members)
-    return Assistant(new.assistant, new.name, new.kind, new.prompt, new.model, tools, members, str(at))
+    return Assistant(new.assistant, new.name, new.kind, new.prompt, new.model, tools, members, at)
 
 
 ASSISTANTS = Projection("assistants", 2, Assistant, _touches, evolve, lambda assistant: {"all"})
@@ -141,8 +141,8 @@ async def team_as_of(log: Log, engine: Engine, org: OrgId, configured: Mapping[s
     for assistant, at in configured.items():
         event = await log.at(org, Position.parse(at)) if at else None
         body = codec.decode(event) if event else None
-        if event and isinstance(body, AssistantConfigured):
-            found[assistant] = as_configured(body, event.position)
+        if isinstance(body, AssistantConfigured):
+            found[assistant] = as_configured(body, at)
         elif known := _PREDEFINED.get(assistant) if not at else await find(engine, org, assistant):
             found[assistant] = known
     return found
