@@ -8,6 +8,7 @@ import pytest
 
 from eventstore import codec
 from eventstore.events.contacts import ContactCreated, ContactOptedOut, ContactUpdated
+from eventstore.events.emails import EmailRequested
 from eventstore.events.sms import SmsRequested
 from eventstore.events.tools import ToolRequested
 from eventstore.organizations import Organizations, conversation_id
@@ -162,6 +163,30 @@ async def test_send_sms_needs_somebody_with_a_phone(crm: EmbeddedCrm, context: T
     await crm.create(ACME, NewContact(id="c9", email="mail@example.com"), Origin("tool:test"))
     assert (await refused("send_sms", {"contactId": "c9", "message": "Hi"}, context))[:2] == ("NO_PHONE", 422)
     assert (await refused("send_sms", {"contactId": "c0", "message": "Hi"}, context))[:2] == ("NOT_FOUND", 404)
+
+
+async def test_send_email_records_an_intent_in_the_conversation_of_the_address(context: ToolContext) -> None:
+    raw = {"contactId": "contact_123", "subject": "Your\r\nBcc: all@example.com test  ride", "html": "<p>Hi</p>"}
+    outcome = await tools.run("send_email", raw, context)
+    (event,) = outcome.events
+    intent = event.body
+    assert isinstance(intent, EmailRequested)
+    conversation = conversation_id(PEPPER, "mailto:john@example.com")
+    assert (event.conversation, event.lane) == (conversation, f"send:{conversation}")
+    assert (intent.to, intent.text, intent.html, intent.epoch) == ("john@example.com", None, "<p>Hi</p>", 0)
+    assert intent.subject == "Your Bcc: all@example.com test ride", "a header has one line"
+    assert outcome.data == {"messageId": intent.message_id, "status": "queued"}
+    assert outcome.addresses == {conversation: "mailto:john@example.com"}
+
+
+async def test_send_email_needs_somebody_with_an_address(crm: EmbeddedCrm, context: ToolContext) -> None:
+    await crm.create(ACME, NewContact(id="c9", phone="+14155550001"), Origin("tool:test"))
+    mail = {"subject": "Hi", "message": "Hello"}
+    assert (await refused("send_email", {**mail, "contactId": "c9"}, context))[:2] == ("NO_EMAIL", 422)
+    assert (await refused("send_email", {**mail, "contactId": "c0"}, context))[:2] == ("NOT_FOUND", 404)
+    assert (await refused("send_email", {**mail, "email": "a b@c.d"}, context))[:2] == ("INVALID_ARGUMENTS", 422)
+    missing = await refused("send_email", {"email": "ann@example.org", "subject": "Hi"}, context)
+    assert missing == ("INVALID_ARGUMENTS", 422, "message or html is required")
 
 
 async def test_the_location_is_the_organizations(store: Store, context: ToolContext) -> None:

@@ -94,6 +94,7 @@ def test_only_clients_and_edges_import_aiohttp() -> None:
 
 def test_vendor_sdks_stay_with_their_clients() -> None:
     assert not outside(importers("anthropic"), "workers/clients/")
+    assert not outside(importers("aiosmtplib"), "workers/clients/")
     assert not outside(importers("twilio"), "workers/clients/", "edges/webhooks/twilio.py")
 
 
