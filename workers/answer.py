@@ -16,17 +16,17 @@ from eventstore.events.replies import (
     ReplyRestarted,
     ReplyStarted,
     ReplyStepped,
-    ToolCall,
 )
 from eventstore.events.sms import SmsRequested
-from eventstore.events.tools import ToolStarted
 from eventstore.schema import Body, Event, Position, UnknownEvent
 from eventstore.telemetry import FIRST_TOKEN_SECONDS
-from workers import context, prompt, tool_call
+from projections.assistants import Assistant
+from workers import context, prompt
 from workers.deltas import Deltas
 from workers.errors import TryAgain
 from workers.groups import together
 from workers.model import PAUSED, Message, Model, ModelRequest, StepDone, TextDelta
+from workers.team import Team, Tools, assemble
 from workers.turn import CallModel, Finish, RunTools, fold, joint, next_step
 from workers.work import Done, Work
 
@@ -46,7 +46,9 @@ class Answer:
     def __init__(self, work: Work, message: MessageReceived, assistant: str, model: Model) -> None:
         self._work = work
         self._message = message
-        self._assistant = assistant
+        self._assistant_id = assistant
+        self._assistant: Assistant
+        self._tools: Tools
         self._model = model
         self._actor = f"assistant:{assistant}"
         self._events: list[Body | UnknownEvent] = []
@@ -64,7 +66,7 @@ class Answer:
                 case CallModel() as call:
                     last = await self._call_model(call)
                 case RunTools(calls=calls):
-                    await together(*(self._run_tool(call) for call in calls))
+                    await self._tools.run_all(calls)
                 case Finish() as finish:
                     return self._done(finish)
 
@@ -74,20 +76,24 @@ class Answer:
         past = await work.log.read_run(work.org, work.run, work.run, deltas=False)
         self._events = [codec.decode(event) for event in past]
         turn = fold(self._events)
+        assistants = await assemble(work, self._assistant_id, turn.started)
         if turn.started is None:
             self._until = latest_message
             await self._append(
                 ReplyStarted(
                     attempt=self._attempt,
-                    assistant=self._assistant,
+                    assistant=self._assistant_id,
                     model=self._model.name,
                     context_until=str(latest_message),
+                    configured={name: each.configured for name, each in assistants.items()},
                 )
             )
         else:
             self._until = Position.parse(turn.started.context_until)
             self._attempt, self._shown = turn.attempt + 1, turn.text
             await self._append(ReplyRestarted(attempt=self._attempt, text=turn.text))
+        self._assistant = assistants[self._assistant_id]
+        self._tools = Tools(Team(work, self._model, assistants, self._events, self._attempt), self._assistant)
         self._history = await self._read_history()
 
     async def _call_model(self, call: CallModel) -> StepDone | None:
@@ -124,8 +130,9 @@ class Answer:
         return ModelRequest(
             system=prompt.system(self._assistant, self._work.org, self._message.channel),
             messages=[*self._history, *call.exchanges],
-            tools=self._work.services.tools.specs,
+            tools=self._tools.specs,
             may_use_tools=call.may_use_tools,
+            model=self._assistant.model,
             step=call.step,
             attempt=self._attempt,
             sender=self._message.sender,
@@ -150,16 +157,6 @@ class Answer:
     async def _store_delta(self, index: int, text: str) -> None:
         delta = Event(ReplyDelta(attempt=self._attempt, index=index, text=text), self._actor)
         await self._work.delta(delta, epoch=self._work.epoch)
-
-    async def _run_tool(self, call: ToolCall) -> None:
-        """Its result and its own events are one append, so a tool that left a trace is never run again."""
-        work = self._work
-        started = Event(ToolStarted(tool=call.tool, attempt=self._attempt, call_id=call.id), f"tool:{call.tool}")
-        await work.append(started, epoch=work.epoch)
-        asked = tool_call.Call(work.org, work.item, call.tool, call.arguments, call.id)
-        batch = await tool_call.answer(work.services.tools, asked, work.services.tool_deadline_s)
-        await work.append_batch(batch, epoch=work.epoch)
-        self._events.append(batch.events[0].body)
 
     async def _append(self, body: Body) -> None:
         await self._work.append(Event(body, self._actor), epoch=self._work.epoch)

@@ -14,7 +14,8 @@ from workers.model import ToolSpec
 
 class Call(NamedTuple):
     """What is to be run for whom: `item` is the input whose run it belongs to, `call_id` the caller's name for it.
-    `is_repeated` says that an earlier attempt ended without a word: what it did outside is unknown."""
+    `is_repeated` says that an earlier attempt ended without a word: what it did outside is unknown. `member` is the
+    team's member that called, None for anybody else."""
 
     org: OrgId
     item: Recorded
@@ -22,6 +23,7 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
     call_id: str | None = None
     is_repeated: bool = False
+    member: str | None = None
 
 
 class Answered(NamedTuple):
@@ -69,7 +71,9 @@ async def answer(toolbox: Toolbox, call: Call, within_s: float) -> Batch:
             raise
         return Batch([timed_out(call)])
     duration_ms = int((loop.time() - began) * 1_000)
-    completed = ToolCompleted(tool=call.tool, call_id=call.call_id, duration_ms=duration_ms, result=answered.data)
+    completed = ToolCompleted(
+        tool=call.tool, call_id=call.call_id, member=call.member, duration_ms=duration_ms, result=answered.data
+    )
     return Batch([Event(completed, actor), *answered.events], answered.addresses)
 
 
@@ -78,4 +82,4 @@ def timed_out(call: Call) -> Event:
 
 
 def _failed(call: Call, code: str, status: int, error: str) -> ToolFailed:
-    return ToolFailed(tool=call.tool, code=code, status=status, call_id=call.call_id, error=error)
+    return ToolFailed(tool=call.tool, code=code, status=status, call_id=call.call_id, member=call.member, error=error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from eventstore.events.members import MemberStepped
 from eventstore.events.replies import ReplyRestarted, ReplyStarted, ReplyStepped, ToolCall, Usage
 from eventstore.events.tools import ToolCompleted, ToolFailed
 from eventstore.schema import Body, UnknownEvent
@@ -55,11 +56,12 @@ class FinishedStep(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """A run of the assistant as its events tell it. `attempt` is 0 before the first."""
+    """A run of the assistant as its events tell it. `attempt` is 0 before the first; members used `delegated`."""
 
     attempt: int
     started: ReplyStarted | None
     steps: tuple[FinishedStep, ...]
+    delegated: tuple[Usage, ...] = ()
 
     @property
     def text(self) -> str:
@@ -70,6 +72,7 @@ class Turn(NamedTuple):
 def fold(events: Iterable[Body | UnknownEvent]) -> Turn:
     attempt, started = 0, None
     steps: list[FinishedStep] = []
+    delegated: list[Usage] = []
     for event in events:
         match event:
             case ReplyStarted():
@@ -78,12 +81,14 @@ def fold(events: Iterable[Body | UnknownEvent]) -> Turn:
                 attempt = max(attempt, event.attempt)
             case ReplyStepped():
                 steps.append(FinishedStep(event, {}))
+            case MemberStepped(usage=Usage() as usage):
+                delegated.append(usage)
             case ToolCompleted(call_id=str(call_id)) if steps:
                 steps[-1].results[call_id] = ToolResult(call_id, event.tool, event.result)
             case ToolFailed(call_id=str(call_id)) if steps:
                 failure = ToolResult(call_id, event.tool, f"{event.code}: {event.error}", failed=True)
                 steps[-1].results[call_id] = failure
-    return Turn(attempt, started, tuple(steps))
+    return Turn(attempt, started, tuple(steps), tuple(delegated))
 
 
 def next_step(events: Iterable[Body | UnknownEvent], last: StepDone | None = None) -> Step:
@@ -113,7 +118,8 @@ def _exchanges(turn: Turn) -> tuple[Message, ...]:
 
 
 def _sum(turn: Turn, last: Usage) -> Usage:
-    usages = [finished.step.usage for finished in turn.steps if finished.step.usage is not None] + [last]
+    own = [finished.step.usage for finished in turn.steps if finished.step.usage is not None]
+    usages = [*own, *turn.delegated, last]
     costs = [usage.cost_usd for usage in usages if usage.cost_usd is not None]
     return Usage(
         sum(usage.input_tokens for usage in usages),

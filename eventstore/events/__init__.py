@@ -11,6 +11,7 @@ from eventstore.events import (
     custom,
     emails,
     loans,
+    members,
     messages,
     opportunities,
     replies,
@@ -25,6 +26,7 @@ from eventstore.schema import Body
 FAMILIES = (
     messages,
     replies,
+    members,
     tools,
     control,
     contacts,

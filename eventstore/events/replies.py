@@ -31,12 +31,17 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class ReplyStarted(Body, frozen=True, kw_only=True, tag="reply.started"):
-    """`context_until` is the last message this answer has seen: queued messages up to it get no answer of their own."""
+    """`context_until` is the last message this answer has seen: queued messages up to it get no answer of their own.
+
+    `configured` names the assistant and all members it can delegate to, each with the position of its configuration
+    ("": as predefined): a turn keeps to what it began with.
+    """
 
     attempt: int
     assistant: str
     model: str
     context_until: str
+    configured: dict[str, str] = {}
 
 
 class ReplyDelta(Body, frozen=True, kw_only=True, tag="reply.delta"):

@@ -221,7 +221,7 @@ async def test_a_turn_that_died_after_its_tools_goes_on_without_running_them_aga
     assert [restarted.attempt for restarted in shop.seen.bodies(ReplyRestarted)] == [2]
 
 
-@pytest.mark.parametrize("recorded", range(1, 9))
+@pytest.mark.parametrize("recorded", range(1, 10))
 async def test_a_crash_between_any_two_steps_repeats_no_finished_tool(shop: Workshop, recorded: int) -> None:
     """A worker dies as soon as so many facts of a turn with two tools are on the log; another one goes on."""
     scripts: list[list[Piece]] = [

@@ -12,16 +12,18 @@ from typing import Any
 from eventstore import keys
 from eventstore.append import APPEND, Append, Appended, Control
 from eventstore.connection import Pipe, pool_for
+from eventstore.events.assistants import AssistantConfigured
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.provider_settings import Providers, ProviderSettings
-from eventstore.read_models import ReadModels
+from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from projections.engine import Engine
 from tests.support.watching import Watcher
+from workers.answering import DEFAULT_ASSISTANT
 from workers.clients.sms import SmsProvider
 from workers.handlers import HANDLERS
 from workers.model import Model, ModelRequest, StepDone, TextDelta, ToolSpec
@@ -96,6 +98,7 @@ class Workshop:
         self.seen = watcher
         self.pipe = pipe
         self.opted_out: set[str] = set()
+        self._configured: set[str] = set()
         self._owners = itertools.count(1)
         self._ids = itertools.count(1)
 
@@ -134,7 +137,12 @@ class Workshop:
     async def worker(
         self, services: Services, *, handlers: Sequence[Handler] = HANDLERS, places: int = 64, lease_ms: int = LEASE_MS
     ) -> AsyncIterator[Worker]:
-        """A worker at work; it is stopped at the end, unless it crashed before."""
+        """A worker at work; it is stopped at the end, unless it crashed before.
+
+        The default assistant may use all tools there are, unless a test has configured it.
+        """
+        if services.tools.specs and DEFAULT_ASSISTANT not in self._configured:
+            await self.configure(tools=[spec.name for spec in services.tools.specs])
         blocking = Pipe(pool_for(self.redis_url))
         lanes = self.lanes(lease_ms=lease_ms)
         runner = Runner(services, lanes, blocking, handlers=handlers, places=places, shards=1, pace=FAST)
@@ -158,6 +166,12 @@ class Workshop:
             **fields,
         )
         return await self.put(Event(message, "customer", conversation, lane=conversation))
+
+    async def configure(self, assistant: str = DEFAULT_ASSISTANT, **fields: Any) -> Position:
+        """What an assistant is from now on."""
+        self._configured.add(assistant)
+        settings = {"assistant": assistant, "name": assistant, "kind": "staff", "prompt": "", **fields}
+        return await self.put(Event(AssistantConfigured(**settings), "client:test"))
 
     async def put(self, *events: Event) -> Position:
         return (await self._written(Append(events=events))).positions[0]
@@ -200,7 +214,7 @@ class Worker:
 
 @asynccontextmanager
 async def workshop(redis_url: str) -> AsyncIterator[Workshop]:
-    pipe, watcher = Pipe(pool_for(redis_url), (APPEND, LANES)), Watcher(redis_url, ACME)
+    pipe, watcher = Pipe(pool_for(redis_url), (APPEND, LANES, ADVANCE, FLIP)), Watcher(redis_url, ACME)
     try:
         yield Workshop(redis_url, pipe, watcher)
     finally:
