@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from edges.dialects import loan_chat, native, native_inputs, native_pages, native_runs, staff_chat, tool_stream
+from edges.dialects import (
+    loan_chat,
+    native,
+    native_assistants,
+    native_inputs,
+    native_pages,
+    native_runs,
+    staff_chat,
+    tool_stream,
+)
 
-DIALECTS = (native, native_pages, native_inputs, native_runs, staff_chat, loan_chat, tool_stream)
+DIALECTS = (native, native_pages, native_inputs, native_runs, native_assistants, staff_chat, loan_chat, tool_stream)
 """Each has `ROUTES`."""
 
 RUN_DIALECTS = {
