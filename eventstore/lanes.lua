@@ -1,11 +1,13 @@
--- Operations on one lane that append nothing: take, renew, due, redrive. Giving a lane back is part of append.lua.
+-- Operations on one lane that append nothing: take, renew, postpone, due, redrive. Giving a lane back with events is
+-- part of append.lua.
 --
 -- KEYS 1 record  2 queue  3 work  4 delay  5 meta  6 log  7 parked
 -- ARGV 1 operation  2 now_ms ('' = server time)  3 organization  4 lane  5 owner  6 token  7 lease_ms
---      8 doorbell the worker answers ('' = none)  9 conversation key prefix
+--      8 doorbell the worker answers ('' = none)  9 conversation key prefix  10 pause_ms
 --
 -- Replies: take    {OK, token, position, attempts, fields, epoch, holder} {EMPTY} {PARKED} {BUSY, owner, ms_left} {STALE}
 --          renew   {OK, epoch, holder} {FENCED, owner}
+--          postpone {OK} {FENCED, owner}
 --          due     {OK} {EMPTY}
 --          redrive {OK} {NOTPARKED}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
@@ -79,6 +81,14 @@ if operation == 'renew' then
   if not position then return {'OK', '0', ''} end
   local _, epoch, holder = control(position)
   return {'OK', epoch, holder}
+end
+
+if operation == 'postpone' then -- the attempt did not count: it was too early
+  if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
+  silence(doorbell)
+  call('HSET', KEYS[1], 'o', '', 'x', '0', 'w', '', 'a', int(math.max(0, tonumber(record[4] or '1') - 1)))
+  call('ZADD', KEYS[4], int(now + tonumber(ARGV[10])), organization .. '|' .. lane)
+  return {'OK'}
 end
 
 if operation == 'due' then

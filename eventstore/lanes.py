@@ -59,6 +59,8 @@ class Renewed(NamedTuple):
 
 
 class Lost(NamedTuple):
+    """Another owner has the lane ("" when nobody has)."""
+
     owner: str
 
 
@@ -143,6 +145,11 @@ class Lanes:
             return Renewed(int(reply[1]), reply[2].decode())
         return Lost(reply[1].decode())
 
+    async def postpone(self, org: OrgId, held: Held, pause_ms: int) -> Lost | None:
+        """Hands the lane back until a time, or until it is hastened; the attempt does not count."""
+        reply = await self._run(org, held.lane, "postpone", token=held.token, pause_ms=pause_ms)
+        return None if reply[0] == b"OK" else Lost(reply[1].decode())
+
     async def redrive(self, org: OrgId, lane: str) -> bool:
         """Sets a parked lane going again from the item it was parked on; False if it is not parked."""
         return bool((await self._run(org, lane, "redrive"))[0] == b"OK")
@@ -152,7 +159,9 @@ class Lanes:
         reply = await self._pipe.call("HGETALL", keys.of(org).parked)
         return {lane.decode(): Position.parse(item) for lane, item in zip(reply[::2], reply[1::2], strict=True)}
 
-    async def _run(self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "") -> Any:
+    async def _run(
+        self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "", pause_ms: int = 0
+    ) -> Any:
         own = keys.of(org)
         record, queue = own.lane(lane)
         return await self._pipe.run(
@@ -168,6 +177,7 @@ class Lanes:
                 self.lease_ms,
                 doorbell,
                 own.prefix + "c:",
+                pause_ms,
             ],
         )
 

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from eventstore.events.calls import CallEnded, CallSummarized, CallTurnRecorded
 from eventstore.events.control import ControlReleased, ControlTaken
-from eventstore.events.messages import MessageReceived
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -20,7 +21,7 @@ from eventstore.events.replies import (
     ReplyStarted,
     ReplyStepped,
 )
-from eventstore.events.sms import SmsRequested, SmsSent
+from eventstore.events.sms import SmsRequested, SmsSent, SmsStatusChanged
 from eventstore.schema import ORIGIN, Position, Recorded
 from projections import control
 from projections.control import ControlState
@@ -31,6 +32,7 @@ KEPT_MESSAGES = 50
 
 SentBy = Literal["user", "agent", "human_agent"]
 Channel = Literal["sms", "whatsapp", "voice", "chat"]
+State = Literal["held", "answering", "waiting", "quiet"]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -60,11 +62,20 @@ class Counts(msgspec.Struct, frozen=True):
     human_agent: int = 0
 
 
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a text of ours has come; `status` "" until the carrier has said something."""
+
+    message_id: str
+    provider_id: str = ""
+    status: str = ""
+
+
 class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`position` is that of the last event folded in: what comes after it on the log is not in here yet.
 
-    `answered_until` is the last customer message that somebody answered, or that wants no answer. `summary` is that
-    of the last call which somebody summarized.
+    `line` is the number of ours that the customer wrote to last, with `whatsapp:` before it if it was by WhatsApp.
+    `awaited` are the runs that a person is to answer; `deliveries` are by intent. `answered_until` is the last customer
+    message that somebody answered, or that wants no answer. `summary` is that of the last call.
     """
 
     id: str
@@ -77,6 +88,16 @@ class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
     counts: Counts = Counts()
     answered_until: str = str(ORIGIN)
     summary: str = ""
+    line: str = ""
+    awaited: tuple[str, ...] = ()
+    deliveries: dict[str, Delivery] = {}
+
+    @property
+    def state(self) -> State:
+        """By who has to do something: a person, the assistant, somebody, nobody."""
+        if self.control.holder:
+            return "held"
+        return "answering" if self.open_replies else "waiting" if self.unanswered else "quiet"
 
     @property
     def unanswered(self) -> tuple[Message, ...]:
@@ -89,6 +110,7 @@ class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _TYPES = (
     MessageReceived,
+    MessageSent,
     ReplyStarted,
     ReplyStepped,
     ReplyRestarted,
@@ -96,8 +118,10 @@ _TYPES = (
     ReplyFailed,
     ReplyCancelled,
     ReplyDeferred,
+    ReplyAwaited,
     SmsRequested,
     SmsSent,
+    SmsStatusChanged,
     CallTurnRecorded,
     CallEnded,
     CallSummarized,
@@ -120,14 +144,21 @@ def evolve(document: Conversation | None, event: Fact) -> Conversation:
     match event.body:
         case MessageReceived():
             return _received(before, event, event.body)
-        case SmsRequested():
-            return _answered(before, event.position) if event.body.sent_by == "agent" else before
+        case MessageSent() as sent:
+            return _agent_wrote(_with_message(before, event, sent.message_id, sent.text, "human_agent"), event)
+        case SmsRequested() as asked:
+            after = _delivery(before, asked.intent_id, Delivery(asked.message_id))
+            return _agent_wrote(after, event) if asked.sent_by == "agent" else after
+        case SmsStatusChanged(intent_id=intent, status=status) if intent in before.deliveries:
+            return _delivery(before, intent, replace(before.deliveries[intent], status=status))
         case SmsSent():
             return _sms_sent(before, event, event.body)
         case ReplyStarted() | ReplyStepped() | ReplyRestarted():
             return _reply_goes_on(before, event, event.body)
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyDeferred():
             return _reply_ended(before, event, event.body)
+        case ReplyAwaited():
+            return replace(before, awaited=(*before.awaited, str(event.recorded.run)))
         case CallTurnRecorded():
             return _spoken(before, event, event.body)
         case CallEnded(summary=summary) | CallSummarized(summary=summary):
@@ -146,9 +177,23 @@ def fold(events: Iterable[Recorded]) -> Conversation | None:
 
 def _received(before: Conversation, event: Fact, body: MessageReceived) -> Conversation:
     sent_by: SentBy = "human_agent" if event.recorded.actor.startswith("agent:") else "user"
-    spoken = replace(before, channel=body.channel)
+    spoken = replace(before, channel=body.channel, line=_line(body) or before.line)
     after = _with_message(spoken, event, body.message_id, body.text, sent_by)
     return _answered(after, event.position) if sent_by == "human_agent" else after
+
+
+def _line(body: MessageReceived) -> str:
+    prefix = {"sms": "", "whatsapp": "whatsapp:"}.get(body.channel)
+    return f"{prefix}{body.to}" if prefix is not None and body.to else ""
+
+
+def _agent_wrote(before: Conversation, event: Fact) -> Conversation:
+    return _answered(replace(before, control=control.evolve(before.control, event)), event.position)
+
+
+def _delivery(before: Conversation, intent: str, delivery: Delivery) -> Conversation:
+    deliveries = before.deliveries | {intent: delivery}
+    return replace(before, deliveries=dict(list(deliveries.items())[-KEPT_MESSAGES:]))
 
 
 def _sms_sent(before: Conversation, event: Fact, body: SmsSent) -> Conversation:
@@ -156,7 +201,11 @@ def _sms_sent(before: Conversation, event: Fact, body: SmsSent) -> Conversation:
     assistant's answer has the answer's message id, and is that message."""
     sent_by: SentBy = "human_agent" if body.sent_by == "agent" else "agent"
     channel: Channel = "whatsapp" if body.to.startswith("whatsapp:") else "sms"
-    return _with_message(replace(before, channel=channel), event, body.message_id, body.text, sent_by)
+    delivery = before.deliveries.get(body.intent_id, Delivery(body.message_id))
+    after = _delivery(
+        replace(before, channel=channel), body.intent_id, replace(delivery, provider_id=body.provider_id or "")
+    )
+    return _with_message(after, event, body.message_id, body.text, sent_by)
 
 
 def _spoken(before: Conversation, event: Fact, body: CallTurnRecorded) -> Conversation:
@@ -182,7 +231,11 @@ def _reply_ended(
 ) -> Conversation:
     run = str(event.recorded.run)
     ended = before.open_replies.get(run)
-    after = replace(before, open_replies={other: reply for other, reply in before.open_replies.items() if other != run})
+    after = replace(
+        before,
+        open_replies={other: reply for other, reply in before.open_replies.items() if other != run},
+        awaited=tuple(other for other in before.awaited if other != run),
+    )
     match body:
         case ReplyCompleted():
             seen = _position(ended.context_until) if ended else None
@@ -214,18 +267,26 @@ def _position(text: str) -> Position | None:
 
 
 _LAST_MS = 10**13 - 1
+ACTIVE = "active:"
 
 
 def terms(document: Conversation) -> set[str]:
-    """Ordered newest first: `recent:` for every conversation, `held:` for those that a person holds."""
+    """Newest first: `recent:` for every conversation, and one by its state. `active:` orders those that a person holds
+    by what that person did last, longest ago first."""
     age = f"{_LAST_MS - Position.parse(document.position).ms:013d}"
-    return {f"recent:{age}"} | ({f"held:{age}"} if document.control.holder else set())
+    held = {f"{ACTIVE}{document.control.active_ms:013d}"} if document.control.holder else set()
+    return {f"recent:{age}", f"{document.state}:{age}"} | held
 
 
-CONVERSATIONS: Projection[Conversation] = Projection("conversations", 2, Conversation, touches, evolve, terms)
+CONVERSATIONS: Projection[Conversation] = Projection("conversations", 3, Conversation, touches, evolve, terms)
 
 
-async def latest(model: ReadModel[Conversation], limit: int, *, held: bool = False) -> list[Conversation]:
+async def latest(model: ReadModel[Conversation], limit: int, state: State | None = None) -> list[Conversation]:
     """Conversations by their last activity, newest first."""
-    keys = await model.keys_with_prefix("held:" if held else "recent:", limit)
+    keys = await model.keys_with_prefix(f"{state or 'recent'}:", limit)
     return list((await model.get_many(keys)).values())
+
+
+async def held(model: ReadModel[Conversation], limit: int) -> list[Conversation]:
+    """Those that a person holds, the longest idle first."""
+    return list((await model.get_many(await model.keys_with_prefix(ACTIVE, limit))).values())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from eventstore import codec
 from eventstore.events.messages import MessageReceived
-from eventstore.events.replies import ReplyCancelled, ReplyDeferred, ReplyFailed
-from eventstore.schema import Event, Position
+from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyStarted
+from eventstore.schema import Event, Position, Recorded
 from workers.answer import Answer
 from workers.errors import Rejected
 from workers.retry import Backoff, Policy
@@ -34,8 +35,32 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-def deferred(reason: Literal["control", "covered", "keyword", "nothing_open"], by: Position | None = None) -> Done:
-    return Done([Event(ReplyDeferred(reason=reason, by=str(by) if by else None), ACTOR)])
+def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:
+    return Done([Event(ReplyDeferred(reason=reason), ACTOR)])
+
+
+def covered(by: Covering) -> Event:
+    return Event(ReplyDeferred(reason="covered", by=str(by.run), message_id=by.message_id), ACTOR)
+
+
+class Covering(NamedTuple):
+    """The run whose answer has seen a message of another run, and that answer."""
+
+    run: Position
+    message_id: str
+
+
+def covering(since: Sequence[Recorded], run: Position) -> Covering | None:
+    """What has answered the message that began this run, from the conversation's events after it."""
+    seen_until: dict[Position, Position] = {}
+    for event in since:
+        match codec.decode(event):
+            case ReplyStarted(context_until=context_until):
+                seen_until.setdefault(event.run, Position.parse(context_until))
+            case ReplyCompleted(message_id=message_id) if event.run != run and event.run in seen_until:
+                if seen_until[event.run] >= run:
+                    return Covering(event.run, message_id)
+    return None
 
 
 def overtaken(work: Work) -> Done:

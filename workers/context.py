@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventstore import codec
-from eventstore.events.messages import MessageReceived
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyStarted
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Position, Recorded
@@ -20,6 +20,7 @@ def messages(events: Sequence[Recorded], until: Position) -> list[Message]:
     """
     seen: dict[Position, Position] = {}
     said: list[tuple[Position, Position, Message]] = []
+    written: dict[str, tuple[Position, str]] = {}
     for event in events:
         match codec.decode(event):
             case ReplyStarted(context_until=context_until):
@@ -28,6 +29,7 @@ def messages(events: Sequence[Recorded], until: Position) -> list[Message]:
                 said.append((event.position, event.position, UserMessage(text)))
             case ReplyCompleted(text=text):
                 said.append((seen.get(event.run, event.position), event.position, AssistantMessage(text)))
-            case SmsRequested(sent_by="agent", text=text):
-                said.append((event.position, event.position, AssistantMessage(text)))
+            case SmsRequested(sent_by="agent", message_id=name, text=text) | MessageSent(message_id=name, text=text):
+                written.setdefault(name, (event.position, text))  # once, though every run that waited for it shows it
+    said += [(at, at, AssistantMessage(text)) for at, text in written.values()]
     return [message for at, _, message in sorted(said, key=lambda entry: entry[:2]) if at <= until]

@@ -31,6 +31,15 @@ class TryAgain(WorkError):
         self.after_s = after_s
 
 
+class TooEarly(WorkError):
+    """There is nothing to do before a time, or before the lane is hastened: wait without a worker, and without counting
+    this as an attempt."""
+
+    def __init__(self, why: str, pause_ms: int) -> None:
+        super().__init__(why)
+        self.pause_ms = pause_ms
+
+
 class Rejected(WorkError):
     """Whoever was asked will never do this: the run fails with this code, without another attempt."""
 

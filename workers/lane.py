@@ -16,7 +16,7 @@ from eventstore.events.work import WorkFailed, WorkParked
 from eventstore.lanes import Busy, Doorbell, Lanes, Taken
 from eventstore.schema import Event, UnknownEvent
 from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
-from workers.errors import Cancelled, LaneLost, Overtaken, Stopped, TryAgain
+from workers.errors import Cancelled, LaneLost, Overtaken, Stopped, TooEarly, TryAgain
 from workers.interruption import Interruption
 from workers.work import Done, Handler, Services, Work
 
@@ -118,6 +118,9 @@ class Lane:
                 done = await self._attempt(work, handler)
         except (LaneLost, Stopped, StoreUnavailable):
             raise
+        except TooEarly as early:
+            await self._lanes.postpone(self.org, held, early.pause_ms)
+            return None
         except Exception as error:
             return await self._fail(work, handler, error)
         finally:
@@ -150,6 +153,8 @@ class Lane:
             following = await work.dispose(handler.overtaken(work), finish)
             outcome = "overtaken"
         WORK_ITEMS.labels(handler.name, outcome).inc()
+        for lane in done.hastens:
+            await self._lanes.hasten(self.org, lane)
         return following
 
     async def _fail(self, work: Work, handler: Handler, error: Exception) -> NextItem | None:

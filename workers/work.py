@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Held, NextItem, Outcome
+from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Held, NextItem, Outcome, VersionConflict
 from eventstore.errors import StoreError
 from eventstore.lanes import Taken
 from eventstore.log import Log
@@ -17,7 +17,7 @@ from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Reco
 from projections.engine import Engine
 from workers.batch import Batch
 from workers.clients.sms import SmsProvider
-from workers.errors import LaneLost, Overtaken
+from workers.errors import LaneLost, Overtaken, TryAgain
 from workers.model import Model
 from workers.retry import Policy
 from workers.tool_call import Toolbox
@@ -29,7 +29,7 @@ class Services:
 
     `model` gives the one that answers for an organization; the health page names the `default_model`. `sms` gives an
     organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a number that has opted
-    out. `now_ms` is the wall clock.
+    out. `now_ms` is the wall clock. An answer to a text message waits until none has come for `settle_s`.
     """
 
     log: Log
@@ -43,18 +43,21 @@ class Services:
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
     reply_deadline_s: float = 120.0
+    settle_s: float = 0.5
     tool_deadline_s: float = 18.0
 
 
 class Done(NamedTuple):
     """What is appended in the step that finishes the item; refused as a whole once `epoch` is over.
 
-    `addresses` tells what the ids of new conversations among the events stand for.
+    `addresses` tells what the ids of new conversations among the events stand for. `hastens` are lanes that wait, and
+    should look again now: a hint, they look again in any case.
     """
 
     events: Sequence[Event] = ()
     epoch: int | None = None
     addresses: Mapping[ConversationId, str] | None = None
+    hastens: Sequence[str] = ()
 
 
 class Work:
@@ -102,12 +105,12 @@ class Work:
             self._looked_until = facts[-1].position
         return any(fact.type == "run.cancel_requested" for fact in facts)
 
-    async def append(self, *events: Event, epoch: int | None = None) -> Appended:
-        """Intermediate facts, in one step."""
-        return await self.append_batch(Batch(events), epoch=epoch)
+    async def append(self, *events: Event, epoch: int | None = None, expected: int | None = None) -> Appended:
+        """Intermediate facts, in one step. TryAgain if the conversation is not at the `expected` version any more."""
+        return await self.append_batch(Batch(events), epoch=epoch, expected=expected)
 
-    async def append_batch(self, batch: Batch, *, epoch: int | None = None) -> Appended:
-        outcome = await self._append(self._held, batch, epoch)
+    async def append_batch(self, batch: Batch, *, epoch: int | None = None, expected: int | None = None) -> Appended:
+        outcome = await self._append(self._held, batch, epoch, expected=expected)
         if isinstance(outcome, Appended):
             return outcome
         raise _refusal(outcome)
@@ -126,13 +129,21 @@ class Work:
             return outcome.next_item
         raise _refusal(outcome)
 
-    async def _append(self, held: Held, batch: Batch, epoch: int | None, disposal: Disposal | None = None) -> Outcome:
+    async def _append(
+        self,
+        held: Held,
+        batch: Batch,
+        epoch: int | None,
+        disposal: Disposal | None = None,
+        expected: int | None = None,
+    ) -> Outcome:
         return await self.log.append(
             self.org,
             Append(
                 events=[stamped(event, self.item) for event in batch.events],
                 conversation=self.item.conversation,
                 epoch=epoch,
+                expected=expected,
                 held=held,
                 disposal=disposal,
                 addresses=dict(batch.addresses or {}),
@@ -152,6 +163,8 @@ def _refusal(outcome: Outcome) -> Exception:
             return Overtaken(f"{holder or 'nobody'} speaks now")
         case Fenced(why=why, detail=detail):
             return LaneLost(f"fenced by {why}: {detail}")
+        case VersionConflict():
+            return TryAgain("something else was written to the conversation")
     return StoreError(f"unexpected answer to a worker's append: {outcome!r}")
 
 

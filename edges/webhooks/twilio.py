@@ -150,7 +150,8 @@ def report_event(form: MultiDict[str], organization: Organization, intent: str |
         provider=_fields(form),
     )
     address = phones.address(number_of(required(form, "To")))
-    return Event(report, PROVIDER, conversation_id(organization.pepper, address))
+    conversation = conversation_id(organization.pepper, address)
+    return Event(report, PROVIDER, conversation, lane=f"status:{conversation}")
 
 
 def keyword_of(form: MultiDict[str]) -> Keyword | None:

@@ -506,3 +506,20 @@ async def test_a_lane_may_share_its_name_with_a_conversation(store: Store) -> No
     await store.write(fact(ANN, lane=ANN))
     assert (await take(store, ANN)).position == Position(store.clock(), 0)
     assert await store.log.version(ACME, ANN) == 1
+
+
+async def test_a_lane_that_was_too_early_waits_and_its_attempt_does_not_count(store: Store) -> None:
+    lanes = store.lanes()
+    await lanes.join()
+    await store.write(fact(lane=ANN))
+    held = taken(await lanes.take(ACME, ANN)).held
+    assert await lanes.postpone(ACME, held, 10_000) is None
+    assert await store.doorbells() == []
+    assert await lanes.wake_due(store.clock() + 9_999) == 0
+    assert await lanes.wake_due(store.clock() + 10_000) == 1
+    again = taken(await lanes.take(ACME, ANN))
+    assert again.attempts == 1
+    assert await lanes.postpone(ACME, held, 10_000) == Lost(lanes.owner)
+    assert await lanes.postpone(ACME, again.held, 10_000) is None
+    assert await lanes.hasten(ACME, ANN)
+    assert not await lanes.hasten(ACME, ANN)

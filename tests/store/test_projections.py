@@ -299,7 +299,7 @@ async def test_conversations_are_listed_by_their_last_activity(store: Store, eng
     await store.write(said(4, ANN))
     model = await engine.level(ACME, CONVERSATIONS)
     assert [each.id for each in await latest(model, 10)] == [ANN, BEN]
-    assert [each.id for each in await latest(model, 10, held=True)] == [BEN]
+    assert [each.id for each in await latest(model, 10, "held")] == [BEN]
 
 
 async def test_verify_finds_a_document_that_was_tampered_with(store: Store, models: ReadModels, engine: Engine) -> None:

@@ -91,7 +91,9 @@ async def test_three_quick_messages_get_one_answer_that_has_seen_all(shop: Works
         await shop.seen.until_type("reply.deferred", 2)
     [started] = shop.seen.bodies(ReplyStarted)
     assert started.context_until == str(last)
-    assert shop.seen.bodies(ReplyDeferred) == [ReplyDeferred(reason="covered", by=str(first))] * 2
+    [completed] = shop.seen.bodies(ReplyCompleted)
+    covered = ReplyDeferred(reason="covered", by=str(first), message_id=completed.message_id)
+    assert shop.seen.bodies(ReplyDeferred) == [covered] * 2
     assert [m.text for m in model.requests[0].messages if isinstance(m, UserMessage)] == [
         "My name is Ann",
         "I am looking for a bike",
@@ -121,7 +123,7 @@ async def test_a_keyword_is_not_answered(shop: Workshop) -> None:
 
 async def test_while_a_person_holds_the_conversation_the_assistant_is_silent(shop: Workshop) -> None:
     await shop.take_control()
-    await shop.say("Are you human?")
+    await shop.say("Are you human?", channel="sms")
     async with shop.worker(shop.services()):
         await shop.seen.until_type("reply.deferred")
     assert shop.seen.bodies(ReplyDeferred) == [ReplyDeferred(reason="control")]
@@ -129,8 +131,8 @@ async def test_while_a_person_holds_the_conversation_the_assistant_is_silent(sho
 
 async def test_what_is_open_when_a_person_leaves_is_answered_once(shop: Workshop) -> None:
     await shop.take_control()
-    await shop.say("Is anybody there?")
-    await shop.say("Hello?")
+    await shop.say("Is anybody there?", channel="sms")
+    await shop.say("Hello?", channel="sms")
     model = ScriptedModel(says("I am back"))
     async with shop.worker(shop.services(model=model)):
         await shop.seen.until_type("reply.deferred", 2)

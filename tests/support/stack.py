@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -109,6 +110,8 @@ class Stack:
         self.crm = EmbeddedCrm(self.log, engine, lambda org: Location(org, "Demo Dental", phone="+15550100"))
         self.tools = Tools(CrmToolbox(self.log, self.crm, self.organizations))
         self.model: Model = OfflineModel(0)
+        self.work: dict[str, Any] = {"settle_s": 0.0}
+        """What workers that start from now on work with instead of the defaults."""
         self._edges: list[Edge] = []
         self._no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making a client's own takes longer than its requests
 
@@ -267,6 +270,7 @@ class Stack:
             now_ms=lambda: time.time_ns() // 1_000_000,
             new_id=lambda: str(uuid4()),
         )
+        services = dataclasses.replace(services, **self.work)
         presence = Presence(self.pipe)
         lanes = Lanes(self.pipe, f"worker-{uuid4().hex}", shards=SHARDS)
         runner = Runner(services, lanes, blocking, shards=len(SHARDS), pace=WORKERS_PACE, presence=presence)

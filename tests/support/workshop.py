@@ -127,7 +127,7 @@ class Workshop:
             accepts_sms=self._accepts_sms,
             now_ms=lambda: time.time_ns() // 1_000_000,
             new_id=lambda: f"id-{next(self._ids)}",
-            **options,
+            **{"settle_s": 0.0, **options},
         )
 
     def lanes(self, *, lease_ms: int = LEASE_MS) -> Lanes:

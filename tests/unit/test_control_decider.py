@@ -29,7 +29,7 @@ def test_a_free_conversation_can_be_taken() -> None:
 
 
 def test_a_taken_conversation_knows_its_agent_and_since_when() -> None:
-    assert after(INITIAL, 1, Take("7", "Ann")) == ControlState("7", "Ann", timestamp(at(1)), 1)
+    assert after(INITIAL, 1, Take("7", "Ann")) == ControlState("7", "Ann", timestamp(at(1)), 1, at(1).ms)
 
 
 def test_second_agent_cannot_take_a_held_conversation() -> None:
@@ -45,7 +45,7 @@ def test_the_same_agent_again_has_it_already() -> None:
 def test_only_the_holder_can_release() -> None:
     held = after(INITIAL, 1, Take("7"))
     assert decide(held, Release("8")) == HeldBy("7", 1)
-    assert decide(held, Release("7", "idle")) == [ControlReleased(agent="7", reason="idle")]
+    assert decide(held, Release("7", reason="idle")) == [ControlReleased(agent="7", reason="idle")]
     assert decide(INITIAL, Release("7")) == HeldBy("", 0)
 
 

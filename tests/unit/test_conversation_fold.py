@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.custom import Custom
-from eventstore.events.messages import MessageReceived
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
     ReplyRestarted,
     ReplyStarted,
 )
-from eventstore.events.sms import SmsRequested, SmsSent
+from eventstore.events.sms import SmsRequested, SmsSent, SmsStatusChanged
 from eventstore.schema import Body
 from projections import conversations
 from projections.control import ControlState
-from projections.conversations import KEPT_MESSAGES, Conversation, Counts, OpenReply
+from projections.conversations import KEPT_MESSAGES, Conversation, Counts, Delivery, OpenReply
 from projections.projection import timestamp
 from tests.support.facts import at, history, recorded
 
@@ -42,6 +43,10 @@ def sms(message_id: str, text: str, *, by_agent: bool = False) -> SmsSent:
         to="+14155552671",
         text=text,
     )
+
+
+def asked_by_agent() -> SmsRequested:
+    return SmsRequested(intent_id="i", message_id="msg_9", sent_by="agent", to="+14155552671", text="Ann here")
 
 
 def fold(*bodies: Body) -> Conversation:
@@ -100,7 +105,7 @@ def test_a_deferred_message_stays_unanswered_unless_it_wants_no_answer() -> None
 
 
 def test_what_an_agent_writes_answers_at_once_and_is_a_message_once_it_has_left() -> None:
-    asked = SmsRequested(intent_id="i", message_id="msg_9", sent_by="agent", to="+14155552671", text="Ann here")
+    asked = asked_by_agent()
     assert fold(message(), asked).unanswered == ()
     assert spoken(fold(message(), asked)) == [("user", "hello")]
     document = fold(message(), asked, message(2), sms("msg_9", "Ann here", by_agent=True))
@@ -110,7 +115,7 @@ def test_what_an_agent_writes_answers_at_once_and_is_a_message_once_it_has_left(
 
 def test_control_shows_who_speaks() -> None:
     taken = ControlTaken(agent="7", agent_name="Ann")
-    assert fold(message(), taken).control == ControlState("7", "Ann", timestamp(at(2)), 1)
+    assert fold(message(), taken).control == ControlState("7", "Ann", timestamp(at(2)), 1, at(2).ms)
     assert fold(message(), taken, ControlReleased(agent="7")).control == ControlState(epoch=2)
 
 
@@ -134,4 +139,46 @@ def test_the_newest_and_the_held_conversations_come_first() -> None:
     older, newer = fold(message()), fold(message(), message())
     assert max(conversations.terms(newer)) < max(conversations.terms(older))
     held = fold(message(), ControlTaken(agent="7"))
-    assert {term.partition(":")[0] for term in conversations.terms(held)} == {"recent", "held"}
+    assert {term.partition(":")[0] for term in conversations.terms(held)} == {"recent", "held", "active"}
+
+
+def test_a_message_that_several_runs_show_is_one_message() -> None:
+    sent = MessageSent(message_id="m", agent="7", text="Ann here")
+    document = fold(message(), ControlTaken(agent="7"), sent, sent)
+    assert spoken(document) == [("user", "hello"), ("human_agent", "Ann here")]
+    assert document.counts.human_agent == 1
+    assert document.unanswered == ()
+
+
+def test_what_the_holder_writes_counts_as_activity_and_what_others_do_does_not() -> None:
+    taken, sent = ControlTaken(agent="7"), MessageSent(message_id="m", agent="7", text="Ann here")
+    assert fold(taken, message()).control.active_ms == at(1).ms
+    assert fold(taken, message(), sent).control.active_ms == at(3).ms
+    assert fold(taken, message(), asked_by_agent()).control.active_ms == at(3).ms
+
+
+def test_a_run_is_awaited_until_it_ends() -> None:
+    awaited = ReplyAwaited(deadline_s=120)
+    assert fold(message(), awaited).awaited == (str(at(1)),)
+    assert fold(message(), awaited, ReplyDeferred(reason="control")).awaited == ()
+
+
+def test_a_status_stays_when_the_sending_is_recorded_after_it() -> None:
+    changed = SmsStatusChanged(message_id="out_1", intent_id="intent", status="delivered")
+    asked = SmsRequested(intent_id="intent", message_id="out_1", sent_by="assistant", to="+14155552671", text="hi")
+    document = fold(message(), asked, changed, sms("out_1", "hi"))
+    assert document.deliveries == {"intent": Delivery("out_1", "", "delivered")}
+
+
+def test_the_state_says_whose_turn_it_is() -> None:
+    taken = ControlTaken(agent="7")
+    stories: list[tuple[Body, ...]] = [
+        (message(),), (message(), started()), (message(), started(), completed()), (message(), taken)
+    ]  # fmt: skip
+    assert [fold(*story).state for story in stories] == ["waiting", "answering", "quiet", "held"]
+
+
+def test_a_text_goes_out_from_the_number_that_was_written_to() -> None:
+    by_whatsapp = MessageReceived(message_id="in_2", channel="whatsapp", to="+15550100", text="hello")
+    assert fold(message(), by_whatsapp).line == "whatsapp:+15550100"
+    assert fold(by_whatsapp, message(3)).line == "whatsapp:+15550100"

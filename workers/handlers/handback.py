@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventstore import codec
+from eventstore.events import TERMINAL_TYPES
 from eventstore.events.control import ControlReleased
-from eventstore.events.messages import MessageReceived
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyStarted
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Position, Recorded
@@ -17,7 +18,10 @@ from workers.work import Done, Handler, Work
 
 
 async def handle(work: Work) -> Done:
-    """One answer to all that nobody has answered, on the channel of the last question; none if nothing is open."""
+    """One answer to all that nobody has answered, on the channel of the last question; none if nothing is open.
+
+    Runs that wait for a person's answer look again after it, and find themselves covered.
+    """
     assert work.item.conversation is not None
     if work.holder:
         return deferred("control")
@@ -27,7 +31,14 @@ async def handle(work: Work) -> Done:
     if not questions:
         return deferred("nothing_open")
     last = max(questions)
-    return await answering.answer(work, questions[last], last)
+    done = await answering.answer(work, questions[last], last)
+    return done._replace(hastens=[f"person:{run}" for run in awaited_runs(history)])
+
+
+def awaited_runs(events: Sequence[Recorded]) -> set[Position]:
+    """Runs that a person was to answer, and that have not ended."""
+    awaited = {event.run for event in events if event.type == "reply.awaited"}
+    return awaited - {event.run for event in events if event.type in TERMINAL_TYPES}
 
 
 def open_questions(events: Sequence[Recorded]) -> dict[Position, MessageReceived]:
@@ -45,7 +56,7 @@ def open_questions(events: Sequence[Recorded]) -> dict[Position, MessageReceived
                 questions = {at: message for at, message in questions.items() if at > until}
             case ReplyCancelled(reason="request"):
                 questions.pop(event.run, None)
-            case SmsRequested(sent_by="agent"):
+            case SmsRequested(sent_by="agent") | MessageSent():
                 questions.clear()
     return questions
 

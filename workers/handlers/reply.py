@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from eventstore import codec
-from eventstore.events.messages import MessageReceived
-from eventstore.events.replies import ReplyCompleted, ReplyStarted
+from eventstore.events.messages import MessageReceived, MessageSent
+from eventstore.events.replies import ReplyAwaited
 from eventstore.events.sms import SmsRequested
-from eventstore.schema import Position, Recorded
+from eventstore.schema import Event, Position, Recorded
 from workers import answering
+from workers.answer import TEXT_CHANNELS
 from workers.answering import deferred
 from workers.work import Done, Handler, Work
+
+SETTLE_AT_MOST = 10
+"""Times `settle_s`: who never stops writing gets an answer all the same."""
 
 
 async def handle(work: Work) -> Done:
     """Who holds the conversation speaks; a message that an answer has already seen gets none of its own."""
     message = work.body
     assert isinstance(message, MessageReceived)
-    assert work.item.conversation is not None
     if work.holder:
-        return deferred("control")
+        return _left_to_the_holder(work, message)
     if message.keyword is not None:
         return deferred("keyword")
-    since = await work.log.read_conversation(work.org, work.item.conversation, work.item.position)
-    if (by := covering(since, work.item)) is not None:
-        return deferred("covered", by)
+    since = await _settled(work) if message.channel in TEXT_CHANNELS else await _since(work)
+    if (by := answering.covering(since, work.run)) is not None:
+        return Done([answering.covered(by)])
     if is_answered_by_agent(since):
         return deferred("control")
-    return await answering.answer(work, message, latest_message(since, work.item.position))
+    # Who sent a request waits for an answer of its own; messages that nobody waits for are answered together.
+    is_request = message.fingerprint is not None
+    until = work.item.position if is_request else latest_message(since, work.item.position)
+    return await answering.answer(work, message, until)
 
 
-def covering(since: Sequence[Recorded], item: Recorded) -> Position | None:
-    """The run whose completed answer has seen this message, from the conversation's events after the message."""
-    seen_until: dict[Position, Position] = {}
-    for event in since:
-        match codec.decode(event):
-            case ReplyStarted(context_until=context_until):
-                seen_until.setdefault(event.run, Position.parse(context_until))
-            case ReplyCompleted() if event.run != item.run and event.run in seen_until:
-                if seen_until[event.run] >= item.position:
-                    return event.run
-    return None
+def _left_to_the_holder(work: Work, message: MessageReceived) -> Done:
+    """Somebody who chats is waiting on an open stream, and is to see there what the person writes."""
+    if message.channel != "chat" or message.keyword is not None:
+        return deferred("control")
+    awaited = ReplyAwaited(deadline_s=work.services.reply_deadline_s)
+    return Done([Event(awaited, answering.ACTOR, lane=f"person:{work.run}")])
+
+
+async def _since(work: Work) -> list[Recorded]:
+    assert work.item.conversation is not None
+    return await work.log.read_conversation(work.org, work.item.conversation, work.item.position)
+
+
+async def _settled(work: Work) -> list[Recorded]:
+    """Once no message has come for a while: people send one thought in several texts, and want one answer to it."""
+    settle_ms = work.services.settle_s * 1_000
+    while True:
+        since = await _since(work)
+        quiet_at = latest_message(since, work.item.position).ms + settle_ms
+        left_ms = min(quiet_at, work.item.position.ms + SETTLE_AT_MOST * settle_ms) - work.services.now_ms()
+        if left_ms <= 0:
+            return since
+        await asyncio.sleep(min(left_ms, settle_ms) / 1_000)
 
 
 def is_answered_by_agent(since: Sequence[Recorded]) -> bool:
     """For a message that waited until the agent who answered it had left again."""
-    return any(isinstance(body := codec.decode(event), SmsRequested) and body.sent_by == "agent" for event in since)
+    return any(
+        isinstance(body := codec.decode(event), MessageSent)
+        or (isinstance(body, SmsRequested) and body.sent_by == "agent")
+        for event in since
+    )
 
 
 def latest_message(since: Sequence[Recorded], at_least: Position) -> Position:

@@ -1,0 +1,183 @@
+"""A chat in a person's hands: its runs stay open for that person, and each ends once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from eventstore import codec
+from eventstore.append import Appended, HeldBy, Outcome
+from eventstore.events import TERMINAL_TYPES
+from eventstore.events.messages import MessageSent
+from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyStarted
+from eventstore.events.runs import RunCancelRequested
+from eventstore.events.sms import SmsRequested, SmsStatusChanged, SmsStatusReported
+from eventstore.schema import Event, Position
+from projections import agent_messages
+from projections.agent_messages import AgentMessage
+from projections.engine import Engine
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says, workshop
+from workers.model import AssistantMessage, UserMessage
+
+SOON_S = 0.15
+
+
+@pytest.fixture
+async def shop(redis_url: str) -> AsyncIterator[Workshop]:
+    async with workshop(redis_url) as shop:
+        yield shop
+
+
+@pytest.fixture
+def engine(shop: Workshop) -> Engine:
+    return shop.services().engine
+
+
+async def say_as_agent(
+    shop: Workshop, engine: Engine, text: str, agent: str = "7", phone: str | None = None
+) -> Outcome:
+    message = AgentMessage(f"m-{text}", f"i-{text}", agent, "Berta", text, phone)
+    return await agent_messages.say(shop.log, engine, ACME, ANN, message)
+
+
+async def ends_of(shop: Workshop, run: Position) -> list[str]:
+    facts = await shop.log.read_run(ACME, run, deltas=False)
+    return [fact.type for fact in facts if fact.type in TERMINAL_TYPES]
+
+
+async def test_what_the_person_writes_is_shown_in_every_run_that_waits_and_ends_it(
+    shop: Workshop, engine: Engine
+) -> None:
+    await shop.take_control()
+    async with shop.worker(shop.services()):
+        runs = [await shop.say("Is anybody there?"), await shop.say("Hello?")]
+        await shop.seen.until_type("reply.awaited", 2)
+        assert isinstance(await say_as_agent(shop, engine, "Berta here"), Appended)
+    for run in runs:
+        sent, ended = (await shop.log.read_run(ACME, run, deltas=False))[-2:]
+        assert codec.decode(sent) == MessageSent(
+            message_id="m-Berta here", agent="7", agent_name="Berta", text="Berta here"
+        )
+        assert codec.decode(ended) == ReplyDeferred(reason="control", message_id="m-Berta here")
+
+
+async def test_what_the_person_writes_while_nothing_waits_is_one_message(shop: Workshop, engine: Engine) -> None:
+    await shop.take_control()
+    outcome = await say_as_agent(shop, engine, "Welcome")
+    assert isinstance(outcome, Appended)
+    assert len(outcome.positions) == 1
+    await shop.seen.read_all()
+    assert shop.seen.types == ["control.taken", "message.sent"]
+
+
+async def test_to_a_telephone_the_person_writes_a_text_message_from_the_number_that_was_written_to(
+    shop: Workshop, engine: Engine
+) -> None:
+    await shop.say("Hello", channel="whatsapp")
+    await shop.take_control()
+    await say_as_agent(shop, engine, "Berta here", phone=ANNS_NUMBER)
+    async with shop.worker(shop.services()):
+        await shop.seen.until_type("sms.sent")
+    [request] = shop.seen.bodies(SmsRequested)
+    assert (request.to, request.from_number) == (f"whatsapp:{ANNS_NUMBER}", "whatsapp:+14155550100")
+    assert (request.sent_by, request.agent_name, request.epoch) == ("agent", "Berta", None)
+
+
+async def test_only_the_holder_writes(shop: Workshop, engine: Engine) -> None:
+    assert await say_as_agent(shop, engine, "Me too") == HeldBy("", 0)
+    await shop.take_control()
+    assert await say_as_agent(shop, engine, "Me too", agent="8") == HeldBy("7", 1)
+
+
+async def test_a_run_that_nobody_answers_ends_at_its_deadline_without_occupying_a_worker(shop: Workshop) -> None:
+    await shop.take_control()
+    async with shop.worker(shop.services(reply_deadline_s=SOON_S), places=1):
+        run = await shop.say("Is anybody there?")
+        awaited = await shop.seen.until_type("reply.awaited")
+        await shop.say("STOP", keyword="STOP", conversation=ANN)
+        await shop.seen.until_type("reply.deferred", 2)
+        ended = shop.seen.events[-1]
+    assert ended.run == run
+    assert ended.position.ms - awaited.position.ms >= SOON_S * 1_000
+    assert codec.decode(ended) == ReplyDeferred(reason="control")
+
+
+async def test_when_the_person_leaves_one_answer_covers_the_runs_that_wait(shop: Workshop) -> None:
+    await shop.take_control()
+    model = ScriptedModel(says("I am back"))
+    async with shop.worker(shop.services(model=model)):
+        runs = [await shop.say("Is anybody there?"), await shop.say("Hello?")]
+        await shop.seen.until_type("reply.awaited", 2)
+        left = await shop.release_control()
+        await shop.seen.until_type("reply.deferred", 2)
+    [completed] = shop.seen.bodies(ReplyCompleted)
+    [started] = shop.seen.bodies(ReplyStarted)
+    assert started.context_until == str(runs[-1])
+    assert (
+        shop.seen.bodies(ReplyDeferred)
+        == [ReplyDeferred(reason="covered", by=str(left), message_id=completed.message_id)] * 2
+    )
+    assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * 2
+
+
+async def test_what_the_person_has_answered_is_not_answered_again_but_known(shop: Workshop, engine: Engine) -> None:
+    await shop.take_control()
+    model = ScriptedModel(says("Certainly"))
+    async with shop.worker(shop.services(model=model)):
+        await shop.say("Is anybody there?")
+        await shop.seen.until_type("reply.awaited")
+        await say_as_agent(shop, engine, "Berta here")
+        await shop.release_control()
+        await shop.seen.until(lambda events: b'"nothing_open"' in events[-1].data if events else False)
+        await shop.say("Thank you")
+        await shop.seen.until_type("reply.completed")
+    assert model.requests[0].messages == [
+        UserMessage("Is anybody there?"),
+        AssistantMessage("Berta here"),
+        UserMessage("Thank you"),
+    ]
+
+
+async def test_an_agents_word_and_the_deadline_at_once_end_a_run_once(shop: Workshop, engine: Engine) -> None:
+    await shop.take_control()
+    async with shop.worker(shop.services(reply_deadline_s=0.05)):
+        for turn in range(8):
+            run = await shop.say("Hello?")
+            await shop.seen.until_type("reply.awaited", turn + 1)
+            await asyncio.gather(*(say_as_agent(shop, engine, f"{turn}-{at}") for at in range(3)))
+            await shop.seen.until(
+                lambda events, run=run: any(e.run == run and e.type in TERMINAL_TYPES for e in events)
+            )
+    ends = [event.run for event in shop.seen.events if event.type in TERMINAL_TYPES]
+    assert len(ends) == len(set(ends)) == 8
+
+
+async def test_a_waiting_run_that_its_client_ends_is_cancelled(shop: Workshop) -> None:
+    await shop.take_control()
+    lanes = shop.lanes()
+    async with shop.worker(shop.services()):
+        run = await shop.say("Hello?")
+        await shop.seen.until_type("reply.awaited")
+        await shop.put(Event(RunCancelRequested(), "client:1", ANN, run))
+        async with asyncio.timeout(5):
+            while not await ends_of(shop, run):
+                await lanes.hasten(ACME, f"person:{run}")
+                await asyncio.sleep(0.01)  # nothing tells when the worker has put it aside
+    assert await ends_of(shop, run) == ["reply.cancelled"]
+
+
+async def test_statuses_of_a_text_are_told_in_their_order_however_they_come(shop: Workshop) -> None:
+    async def report(status: str, intent: str | None = "intent", provider_id: str = "SM1") -> None:
+        reported = SmsStatusReported(provider_id=provider_id, status=status, intent_id=intent)
+        await shop.put(Event(reported, "provider:twilio", ANN, lane=f"status:{ANN}"))
+
+    asked = SmsRequested(intent_id="intent", message_id="m", sent_by="agent", to=ANNS_NUMBER, text="hi")
+    await shop.put(Event(asked, "agent:7", ANN))
+    for status in ("sending", "delivered", "sent", "queued", "delivered", "undelivered", "nonsense", "sent", "read"):
+        await report(status)
+    async with shop.worker(shop.services()):
+        await shop.seen.until_type("sms.status_changed", 3)
+    assert [each.status for each in shop.seen.bodies(SmsStatusChanged)] == ["sending", "delivered", "read"]
+    assert {each.message_id for each in shop.seen.bodies(SmsStatusChanged)} == {"m"}
