@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edges import app_keys, cors, health, limits
 from edges.app_keys import (
+    CALLBACKS_ALLOWED,
     DEVELOPMENT,
     ENGINE,
     LIMITS,
@@ -41,6 +42,7 @@ from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
+from projections.callback_urls import EVERYWHERE, Allowed
 from projections.engine import Engine
 
 REPLY_LIMIT_S = 0.8
@@ -58,6 +60,7 @@ class EdgeSettings(NamedTuple):
     providers: ProviderSettings = ProviderSettings()
     secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
+    callback_allow: tuple[str, ...] = ()
     max_facts: int = 0
     durability: Durability = "local"
     pace: Pace = Pace()
@@ -77,6 +80,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app[PROVIDERS] = Providers(pipe, organizations, settings.providers, settings.secret_key)
     app[ENGINE] = Engine(log, ReadModels(pipe))
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL] = settings.development, settings.quota, settings.public_url
+    app[CALLBACKS_ALLOWED] = Allowed.parse(EVERYWHERE if settings.development else settings.callback_allow)
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
     app[STREAMS] = OpenStreams(organizations)

@@ -14,6 +14,7 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
+from projections.callback_urls import Allowed
 from projections.engine import Engine
 
 
@@ -34,6 +35,8 @@ PRESENCE = web.AppKey("presence", Presence)
 
 RUN_DIALECTS = web.AppKey("run_dialects", Mapping[str, Callable[[Wire], Dialect]])
 
+CALLBACKS_ALLOWED = web.AppKey("callbacks_allowed", Allowed)
+"""Where callbacks may go besides public addresses."""
 DEVELOPMENT = web.AppKey("development", bool)
 """`trunkline up` on a loopback address without a public URL."""
 QUOTA = web.AppKey("quota", Quota)

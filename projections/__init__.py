@@ -7,6 +7,7 @@ from typing import Any
 from projections.assistants import ASSISTANTS
 from projections.borrowers import BORROWERS
 from projections.calendars import CALENDARS
+from projections.callbacks import CALLBACKS
 from projections.calls import CALLS
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS
@@ -21,4 +22,5 @@ PROJECTIONS: tuple[Projection[Any], ...] = (
     CALENDARS,
     OPPORTUNITIES,
     BORROWERS,
+    CALLBACKS,
 )

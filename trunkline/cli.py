@@ -92,11 +92,12 @@ def worker(
         int | None, typer.Option(min=0, max=65535, help="Serve /metrics and /health/* here.")
     ] = None,
     shards: Annotated[str | None, typer.Option(metavar="A-B", help="Serve only these shards of 0-63.")] = None,
+    callback_allow: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Do the work that events ask for."""
     from trunkline.worker import WorkerOptions, run_worker
 
-    raise typer.Exit(run_worker(WorkerOptions(redis_url, data_dir, metrics_port, _shards(shards))))
+    raise typer.Exit(run_worker(WorkerOptions(redis_url, data_dir, metrics_port, _shards(shards), callback_allow)))
 
 
 def tail(

@@ -87,6 +87,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         providers=settings.providers,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,
+        callback_allow=settings.callback_allow,
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
     )
 

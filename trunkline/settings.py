@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         (), validation_alias=_own("CORS_ORIGINS")
     )
+    callback_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), validation_alias=_own("CALLBACK_ALLOW")
+    )
+    """Hosts and networks that callbacks may go to besides public addresses."""
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))
@@ -153,6 +157,14 @@ class Settings(BaseSettings):
         if value and others.data.get("jwt_secret") is not None:
             raise ValueError("TRUNKLINE_JWT_SECRET is set too: tokens are signed in one way only")
         return _http_address(value) if value else None
+
+    @field_validator("callback_allow")
+    @classmethod
+    def _are_hosts_or_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from projections.callback_urls import Allowed
+
+        Allowed.parse(value)
+        return value
 
     @field_validator("twilio_phone_number")
     @classmethod

@@ -15,6 +15,7 @@ from eventstore.embedded import EmbeddedRedis
 from eventstore.errors import StoreError
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
+from projections.callback_urls import EVERYWHERE
 from trunkline import logging
 from trunkline.demo import Demo, open_demo
 from trunkline.edge import serving
@@ -54,7 +55,7 @@ async def _up(settings: Settings, listener: socket.socket, as_json: bool) -> Non
         settings = with_made_secret_key(settings) if development else await with_secret_key(settings, redis.url, pipe)
         demo = await open_demo(Organizations(pipe), settings)
         async with (
-            WorkerChild(Presence(pipe), redis.worker_options) as worker,
+            WorkerChild(Presence(pipe), [*redis.worker_options, *_worker_options(development)]) as worker,
             serving(settings, redis.url, listener, development=development),
         ):
             await worker.ready()
@@ -86,6 +87,11 @@ async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
 
 def _fsync(settings: Settings) -> Literal["always", "everysec"]:
     return "always" if settings.durability == "aof" else "everysec"
+
+
+def _worker_options(development: bool) -> list[str]:
+    """On the developer's own machine callbacks go to that machine."""
+    return ["--callback-allow", ",".join(EVERYWHERE)] if development else []
 
 
 def _is_development(settings: Settings) -> bool:

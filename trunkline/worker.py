@@ -26,6 +26,7 @@ from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import OrgId
+from projections.callback_urls import Allowed
 from projections.engine import Engine
 from trunkline import logging
 from trunkline.demo import DEMO
@@ -35,6 +36,7 @@ from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
 from trunkline.worker_health import serving_health
+from workers.clients.callback import CallbackClient
 from workers.clients.sms import SmsProvider
 from workers.clients.twilio import Connections, TwilioClients
 from workers.crm import EmbeddedCrm, Location, seed_demo
@@ -59,6 +61,7 @@ class WorkerOptions(NamedTuple):
     data_dir: Path | None = None
     metrics_port: int | None = None
     shards: range | None = None
+    callback_allow: str | None = None
 
 
 def run_worker(options: WorkerOptions) -> int:
@@ -66,7 +69,9 @@ def run_worker(options: WorkerOptions) -> int:
 
     Beats in `Presence` under an owner that is new at every start, as soon as it takes work: `up` waits for that.
     """
-    settings = load_settings(redis_url=options.redis_url, data_dir=options.data_dir)
+    settings = load_settings(
+        redis_url=options.redis_url, data_dir=options.data_dir, callback_allow=options.callback_allow
+    )
     logging.configure()
     return run_until_signalled(_work(settings, options))
 
@@ -118,6 +123,7 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
         tools=CrmToolbox(log, crm, organizations),
         sms=sms,
         accepts_sms=crm.accepts_sms,
+        callbacks=CallbackClient(Allowed.parse(settings.callback_allow)),
         now_ms=lambda: time.time_ns() // 1_000_000,
         new_id=lambda: str(uuid.uuid4()),
     )

@@ -23,13 +23,24 @@ class Backoff(NamedTuple):
         return int(min(after_s, LONGEST_WAIT_S) * 1_000 + ceiling * chance)
 
 
+class Schedule(NamedTuple):
+    """One pause after each attempt, in seconds, for receivers that may be away for hours; the last one repeats."""
+
+    pauses_s: tuple[float, ...]
+
+    def delay_ms(self, attempts: int, chance: float, after_s: float = 0.0) -> int:
+        """Never sooner than the pause says, up to a tenth later, and not before what the receiver asked for."""
+        pause_s = self.pauses_s[min(max(attempts, 1), len(self.pauses_s)) - 1]
+        return int(max(pause_s, min(after_s, LONGEST_WAIT_S)) * (1 + chance / 10) * 1_000)
+
+
 class Policy(NamedTuple):
     """Attempts count when they begin, so crashes count. `park` keeps the lane's later work waiting for a person;
     `fail` records the failure and goes on with the next item."""
 
     max_attempts: int
     on_exhausted: Literal["park", "fail"]
-    backoff: Backoff = Backoff()
+    backoff: Backoff | Schedule = Backoff()
 
     def is_exhausted(self, attempts: int) -> bool:
         """Whether no attempt is left after this one."""

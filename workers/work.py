@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -14,8 +14,11 @@ from eventstore.lanes import Taken
 from eventstore.log import Log
 from eventstore.provider_settings import Providers
 from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
+from projections.callback_urls import Allowed
 from projections.engine import Engine
+from workers import callbacks
 from workers.batch import Batch
+from workers.clients.callback import CallbackClient
 from workers.clients.sms import SmsProvider
 from workers.errors import LaneLost, Overtaken, TryAgain
 from workers.model import Model
@@ -42,6 +45,7 @@ class Services:
     accepts_sms: Callable[[OrgId, str], Awaitable[bool]]
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
+    callbacks: CallbackClient = field(default_factory=lambda: CallbackClient(Allowed()))
     reply_deadline_s: float = 120.0
     settle_s: float = 0.5
     tool_deadline_s: float = 18.0
@@ -124,7 +128,10 @@ class Work:
 
     async def dispose(self, done: Done, disposal: Disposal) -> NextItem | None:
         """For the runner: the last events of the item and what becomes of its lane, in one step."""
-        outcome = await self._append(self._held, Batch(done.events, done.addresses), done.epoch, disposal)
+        events = list(done.events)
+        if disposal.kind == "finish":
+            events += await callbacks.requested(self.log, self.item, self.body, events)
+        outcome = await self._append(self._held, Batch(events, done.addresses), done.epoch, disposal)
         if isinstance(outcome, Appended):
             return outcome.next_item
         raise _refusal(outcome)

@@ -6,6 +6,7 @@ from edges.dialects import (
     loan_chat,
     native,
     native_assistants,
+    native_dead_letters,
     native_inputs,
     native_pages,
     native_runs,
@@ -13,7 +14,17 @@ from edges.dialects import (
     tool_stream,
 )
 
-DIALECTS = (native, native_pages, native_inputs, native_runs, native_assistants, staff_chat, loan_chat, tool_stream)
+DIALECTS = (
+    native,
+    native_pages,
+    native_inputs,
+    native_runs,
+    native_assistants,
+    native_dead_letters,
+    staff_chat,
+    loan_chat,
+    tool_stream,
+)
 """Each has `ROUTES`."""
 
 RUN_DIALECTS = {

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 from pydantic import BaseModel, StringConstraints
 
-from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
+from edges.app_keys import CALLBACKS_ALLOWED, ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
@@ -39,7 +39,7 @@ from eventstore.events.replies import (
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
 from eventstore.organizations import conversation_id
 from eventstore.schema import Position, Recorded
-from projections import assistants
+from projections import assistants, callback_urls
 from projections.projection import timestamp
 
 DEADLINE_S = 120.0
@@ -134,7 +134,10 @@ async def send(request: web.Request) -> web.Response:
     caller = await require(request, "chat:write")
     staff_id = await _staff(request, caller)
     message = (await parse_body(request, AsyncMessage)).model
-    accepted = await begin(request, caller, _run(staff_id, caller, message.content))
+    url = message.callback_url
+    if url is not None and (fault := callback_urls.fault(url, request.app[CALLBACKS_ALLOWED])) is not None:
+        raise ApiError(422, "BAD_CALLBACK_URL", f"callback_url: {fault}")
+    accepted = await begin(request, caller, _run(staff_id, caller, message.content, url))
     run = accepted.positions[0]
     received = await request.app[LOG].at(caller.org, run)  # a repeated request gets the id of the first one's message
     body = codec.decode(received) if received is not None else None
@@ -166,22 +169,27 @@ async def _staff(request: web.Request, caller: Caller) -> str:
     return staff_id
 
 
-def _run(staff_id: str, caller: Caller, content: str) -> RunRequest:
-    body = MessageReceived(message_id=str(uuid4()), assistant=staff_id, source=SOURCE, text=content)
-    return RunRequest(body, f"{SOURCE}/{staff_id}", content.encode(), DEADLINE_S, address=address_of(staff_id, caller))
+def _run(staff_id: str, caller: Caller, content: str, callback_url: str | None = None) -> RunRequest:
+    body = MessageReceived(
+        message_id=str(uuid4()), assistant=staff_id, source=SOURCE, text=content, callback_url=callback_url
+    )
+    canonical = _encode([content, callback_url] if callback_url else [content])
+    return RunRequest(body, f"{SOURCE}/{staff_id}", canonical, DEADLINE_S, address=address_of(staff_id, caller))
 
 
 async def _before_position(
     request: web.Request, caller: Caller, address: str, before: Position | None, limit: int
 ) -> list[Shown]:
+    """An agent's one answer to several messages is an event of each of their runs, and shown once."""
     log = request.app[LOG]
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     conversation = conversation_id(organization.pepper, address)
-    found: list[Shown] = []
+    found: dict[str, Shown] = {}
     while len(found) < limit and (page := await log.read_conversation_back(caller.org, conversation, before)):
-        found += [message for event in reversed(page) if (message := shown(event)) is not None]
+        for message in filter(None, map(shown, reversed(page))):
+            found.setdefault(message.id, message)
         before = page[0].position
-    return found[:limit]
+    return list(found.values())[:limit]
 
 
 def shown(event: Recorded) -> Shown | None:

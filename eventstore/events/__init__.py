@@ -5,6 +5,7 @@ from __future__ import annotations
 from eventstore.events import (
     assistants,
     calendars,
+    callbacks,
     calls,
     contacts,
     control,
@@ -36,6 +37,7 @@ FAMILIES = (
     sms,
     emails,
     calls,
+    callbacks,
     assistants,
     runs,
     work,

@@ -102,10 +102,14 @@ class ReplyCancelled(Body, frozen=True, kw_only=True, tag="reply.cancelled"):
 
 
 class ReplyDeferred(Body, frozen=True, kw_only=True, tag="reply.deferred"):
-    """No answer of its own: a person holds the conversation, another run's answer covers it, or nothing wants one."""
+    """No answer of its own: a person holds the conversation, another run's answer covers it, or nothing wants one.
+
+    `message_id` is the message that answers instead, where there is one: that person's, or the other run's.
+    """
 
     reason: Literal["control", "covered", "keyword", "nothing_open"]
     by: str | None = None
+    message_id: str | None = None
 
 
 TYPES = (

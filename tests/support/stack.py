@@ -33,9 +33,11 @@ from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded
+from projections.callback_urls import EVERYWHERE, Allowed
 from projections.engine import Engine
 from tests.support.stream_client import StreamClient
 from tests.support.workshop import Worker
+from workers.clients.callback import CallbackClient
 from workers.crm import EmbeddedCrm, Location, seed_demo
 from workers.model import Model, ToolSpec
 from workers.offline import OfflineModel
@@ -267,6 +269,7 @@ class Stack:
             tools=self.tools,
             sms=no_provider,
             accepts_sms=self.crm.accepts_sms,
+            callbacks=CallbackClient(Allowed.parse(EVERYWHERE)),
             now_ms=lambda: time.time_ns() // 1_000_000,
             new_id=lambda: str(uuid4()),
         )

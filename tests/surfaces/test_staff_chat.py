@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -29,6 +30,7 @@ from eventstore.events.replies import (
 from eventstore.events.tools import ToolStarted
 from eventstore.organizations import SCOPES
 from eventstore.schema import Body, Event, Position
+from tests.support.receiver import Receiver, receiving
 from tests.support.stack import ACME, DEMO, Stack, stacked
 from tests.support.stream_client import Frame
 from tests.support.workshop import ScriptedModel, says
@@ -381,3 +383,76 @@ async def test_two_users_of_an_organization_never_see_each_other(redis_url: str)
         events = [event for event in await stack.events(ACME) if event.type == "message.received"]
     assert own["content"] == "Ann's secret"
     assert len(events) == 1
+
+
+# Callbacks
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        yield receiver
+
+
+async def test_the_answer_goes_to_the_callback(stack: Stack, receiver: Receiver) -> None:
+    async with stack.http() as client:
+        accepted = (await client.post(MESSAGES, json={**QUESTION, "callback_url": receiver.url})).json()
+        [received] = await receiver.until(1)
+        [newest, _] = (await client.get(MESSAGES)).json()
+        shown = (await client.get("/v1/events")).text
+    data = json.loads(received.body)["data"]
+    assert (data["run_id"], data["in_reply_to"]) == (accepted["run_id"], accepted["message_id"])
+    assert (data["message_id"], data["content"]) == (newest["id"], newest["content"])
+    assert received.headers["webhook-signature"].startswith("v1,")
+    assert "callback.requested" in shown
+    assert receiver.url not in shown, "where it goes is nobody else's business"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://u:p@example.com/", "mailto:a@example.com", ""])
+async def test_a_bad_callback_url_is_422_at_once(redis_url: str, url: str) -> None:
+    async with stacked(redis_url, work=False, development=False) as stack, stack.http(await stack.key()) as client:
+        answer = await client.post(MESSAGES, json={**QUESTION, "callback_url": url})
+        assert (answer.status_code, answer.json().keys()) == (422, {"detail"})
+        assert answer.json()["detail"].startswith("callback_url: ")
+        assert await stack.events(ACME) == []
+
+
+async def test_the_installation_may_allow_a_network(redis_url: str) -> None:
+    allowed = {"development": False, "callback_allow": ("127.0.0.0/8",)}
+    async with stacked(redis_url, work=False, **allowed) as stack, stack.http(await stack.key()) as client:
+        answer = await client.post(MESSAGES, json={**QUESTION, "callback_url": "http://127.0.0.1:9/"})
+        assert answer.status_code == 202
+
+
+async def test_a_dead_letter_is_listed_and_delivered_again(stack: Stack, receiver: Receiver) -> None:
+    receiver.statuses = [410]
+    async with stack.http() as client:
+        run = (await client.post(MESSAGES, json={**QUESTION, "callback_url": receiver.url})).json()["run_id"]
+        await until_type(stack, "callback.dead_lettered")
+        [letter] = (await client.get("/v1/dead-letters")).json()["dead_letters"]
+        assert letter.items() >= {"run": run, "url": receiver.url, "attempts": 1, "error": "HTTP 410"}.items()
+        assert letter["id"] == receiver.received[0].headers["webhook-id"]
+        again = [await client.post(f"/v1/dead-letters/{letter['id']}/redeliver") for _ in range(2)]
+        await until_type(stack, "callback.delivered")
+        assert (await client.get("/v1/dead-letters")).json() == {"dead_letters": []}
+    assert again[0].status_code == 202
+    first, second = receiver.received
+    assert (first.headers["webhook-id"], first.body) == (second.headers["webhook-id"], second.body)
+
+
+async def test_what_is_no_dead_letter_is_not_delivered_again(stack: Stack) -> None:
+    async with stack.http() as client:
+        answer = await client.post("/v1/dead-letters/1-0/redeliver")
+    assert (answer.status_code, answer.json()["code"]) == (404, "DEAD_LETTER_NOT_FOUND")
+
+
+async def test_dead_letters_are_for_administrators(redis_url: str) -> None:
+    async with stacked(redis_url, work=False, development=False) as stack:
+        key = await stack.key("events:read", "chat:write")
+        async with stack.http(key) as client:
+            assert (await client.get("/v1/dead-letters")).status_code == 403
+
+
+async def until_type(stack: Stack, wanted: str) -> None:
+    async with stack.open(f"/v1/events/stream?after=0&types={wanted}") as stream:
+        await stream.until(wanted)

@@ -1,6 +1,6 @@
 """What workers do, by the type of the event that asks for it."""
 
-from workers.handlers import delivery, email, handback, person, reply, sms, tool
+from workers.handlers import callback, delivery, email, handback, person, reply, sms, tool
 from workers.work import Handler
 
 HANDLERS: tuple[Handler, ...] = (
@@ -11,4 +11,5 @@ HANDLERS: tuple[Handler, ...] = (
     sms.HANDLER,
     email.HANDLER,
     delivery.HANDLER,
+    callback.HANDLER,
 )
