@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -14,14 +15,16 @@ from tests.support import twilio_api as twilio
 from tests.support.product import Up
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, TwilioApi
 
+Api = TypeVar("Api")
+
 
 @contextmanager
-def in_thread() -> Iterator[TwilioApi]:
-    """Twilio's stand-in on a loop of its own, for tests that block."""
-    started: Future[tuple[TwilioApi, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+def in_thread(stand_in: Callable[[], AbstractAsyncContextManager[Api]]) -> Iterator[Api]:
+    """A stand-in on a loop of its own, for tests that block."""
+    started: Future[tuple[Api, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
-        async with twilio.twilio_api() as api:
+        async with stand_in() as api:
             over = asyncio.Event()
             started.set_result((api, asyncio.get_running_loop(), over))
             await over.wait()
@@ -38,7 +41,7 @@ def in_thread() -> Iterator[TwilioApi]:
 
 @pytest.fixture(scope="session")
 def twilio_api() -> Iterator[TwilioApi]:
-    with in_thread() as api:
+    with in_thread(twilio.twilio_api) as api:
         yield api
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import given
@@ -11,6 +12,7 @@ from eventstore import codec
 from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import (
     ReplyCompleted,
+    ReplyDelta,
     ReplyRestarted,
     ReplyStarted,
     ReplyStepped,
@@ -110,6 +112,78 @@ def test_wherever_the_log_was_cut_no_finished_tool_is_asked_for_again(cut: int) 
     step = next_step(seen)
     if isinstance(step, RunTools):
         assert not {call.id for call in step.calls} & set(fold(seen).steps[-1].results)
+
+
+class Died(Exception):
+    """The worker was killed before it could append."""
+
+
+class Life:
+    """One life of a worker: it appends so many events, and then no more. Two words to a step, no tool twice."""
+
+    def __init__(self, log: list[Body], plan: list[int], appends: int) -> None:
+        self._log, self._plan, self._left = log, plan, appends
+
+    def run(self) -> None:
+        turn = fold(self._log)
+        self.attempt = turn.attempt + 1
+        self._append(ReplyRestarted(attempt=self.attempt, text=turn.text) if turn.started else STARTED)
+        last: StepDone | None = None
+        while not isinstance(step := next_step(self._log, last), Finish):
+            last = self._call_model(step) if isinstance(step, CallModel) else self._run_tools(step)
+        self._append(ReplyCompleted(message_id="m", attempt=self.attempt, model="m", text=step.text))
+
+    def _call_model(self, call: CallModel) -> StepDone | None:
+        text = f"{joint(call.text, 'x')}step {call.step}"
+        for index, word in enumerate((text[:3], text[3:])):
+            self._append(ReplyDelta(attempt=self.attempt, index=index, text=word))
+        if call.step > len(self._plan):
+            return StepDone(text)
+        ids = [f"{call.step}-{number}" for number in range(self._plan[call.step - 1])]
+        self._append(stepped(call.step, *ids, text=text))
+        return None
+
+    def _run_tools(self, step: RunTools) -> None:
+        for call in step.calls:
+            finished = [body.call_id for body in self._log if isinstance(body, ToolCompleted)]
+            assert call.id not in finished
+            self._append(ToolStarted(tool="look", call_id=call.id))
+            self._append(completed(call.id))
+
+    def _append(self, body: Body) -> None:
+        if self._left == 0:
+            raise Died
+        self._left -= 1
+        self._log.append(body)
+
+
+def shown(log: list[Body]) -> str:
+    text = ""
+    for body in log:
+        match body:
+            case ReplyRestarted(text=restart):
+                text = restart
+            case ReplyDelta(text=more):
+                text += more
+    return text
+
+
+@given(st.lists(st.integers(1, 3), max_size=MAX_STEPS - 1), st.lists(st.integers(0, 12), max_size=8))
+def test_however_often_a_turn_dies_every_tool_finishes_once_and_what_is_shown_is_stored(
+    plan: list[int], lives: list[int]
+) -> None:
+    """`plan` is how many calls each step makes, `lives` after how many appends each worker dies."""
+    log: list[Body] = []
+    for appends in lives:
+        with suppress(Died):
+            Life(log, plan, appends).run()
+            break
+    else:
+        Life(log, plan, 1_000).run()
+    assert isinstance(log[-1], ReplyCompleted)
+    assert log[-1].text == shown(log) == "\n\n".join(f"step {number}" for number in range(1, len(plan) + 2))
+    assert len([body for body in log if isinstance(body, ToolCompleted)]) == sum(plan)
+    assert len([body for body in log if isinstance(body, ReplyStepped)]) == len(plan)
 
 
 def recorded(at: int, body: Body, run: int | None = None) -> Recorded:
