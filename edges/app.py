@@ -20,6 +20,7 @@ from edges.app_keys import (
     PRESENCE,
     PROVIDERS,
     PUBLIC_URL,
+    DEFAULT_NAME,
     QUOTA,
     STARTED,
     Quota,
@@ -57,6 +58,7 @@ class EdgeSettings(NamedTuple):
     development: bool = False
     quota: Quota = Quota()
     public_url: str = ""
+    default_name: str = ""
     providers: ProviderSettings = ProviderSettings()
     secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
@@ -81,6 +83,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app[ENGINE] = Engine(log, ReadModels(pipe))
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL] = settings.development, settings.quota, settings.public_url
     app[CALLBACKS_ALLOWED] = Allowed.parse(EVERYWHERE if settings.development else settings.callback_allow)
+    app[DEFAULT_NAME] = settings.default_name
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
     app[STREAMS] = OpenStreams(organizations)

@@ -42,5 +42,7 @@ DEVELOPMENT = web.AppKey("development", bool)
 QUOTA = web.AppKey("quota", Quota)
 PUBLIC_URL = web.AppKey("public_url", str)
 """Where providers reach this installation, without a trailing slash: what Twilio signs in front of the path."""
+DEFAULT_NAME = web.AppKey("default_name", str)
+"""What the default organization is called: all that is known of one while Redis is away."""
 STARTED = web.AppKey("started", float)
 """When this process began to serve (monotonic seconds)."""

@@ -1,4 +1,4 @@
-"""VAPI's `tool-calls` server message on `/api/ai/{tool}`: always 200 once authenticated, one result per call, in order.
+"""VAPI's `tool-calls` server message: always 200 once authenticated, one result per call, in order.
 
 VAPI's own documents disagree on the shape of a call (FACTS: four variants), so all are read.
 """
@@ -36,8 +36,8 @@ def is_envelope(body: dict[str, Any]) -> bool:
 
 
 async def answer(request: web.Request, caller: Caller, raw: bytes, body: dict[str, Any]) -> web.Response:
-    """Runs every call by its own function name; the route's tool is only the default."""
-    calls = parse(body["message"], request.match_info["tool"])
+    """Runs every call by its own function name; the route's tool, if it names one, is only the default."""
+    calls = parse(body["message"], request.match_info.get("tool", ""))
     results = await asyncio.gather(*(_result(request, caller, call) for call in calls[:MAX_CALLS]))
     too_many = f"more than {MAX_CALLS} calls in one message"
     results += [{"toolCallId": call.id, "name": call.name, "error": too_many} for call in calls[MAX_CALLS:]]

@@ -29,6 +29,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     elevenlabs_agent_id: str | None = None
     elevenlabs_phone_number_id: str | None = None
     elevenlabs_conversation_initiation_webhook_secret: str | None = None
+    elevenlabs_conversation_initiation_webhook_header: str | None = None
     elevenlabs_post_call_webhook_secret: str | None = None
     elevenlabs_base_url: str | None = None
     openai_api_key: str | None = None
@@ -40,6 +41,11 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     ghl_pipeline_id: str | None = None
     ghl_base_url: str | None = None
     vapi_webhook_secret: str | None = None
+    vapi_signature_header: str | None = None
+    vapi_timestamp_header: str | None = None
+    vapi_signed_payload: str | None = None
+    vapi_assistant_id: str | None = None
+    vapi_transfer_number: str | None = None
     smtp_url: str | None = None
     mail_from: str | None = None
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from eventstore import codec
 from eventstore.append import Idempotency, fingerprint
 from eventstore.events.calls import (
+    CallContextGiven,
     CallEnded,
     CallFailed,
     CallInitiated,
@@ -164,6 +165,11 @@ def beginning(told: Told, call_id: str | None = None) -> Keyed:
         customer=told.customer,
     )
     return Keyed(once(told.sid, "initiated"), [body])
+
+
+def context(told: Told, variables: dict[str, str]) -> Keyed:
+    body = CallContextGiven(call_sid=told.sid, provider=told.provider, variables=variables)
+    return Keyed(once(told.sid, told.key), [body])
 
 
 def news(told: Told, call: Call) -> Iterator[Keyed]:

@@ -84,6 +84,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         development=development,
         quota=Quota(limit.requests, limit.requests, limit.window_s),
         public_url=settings.public_base_url or own_url,
+        default_name=settings.default_organization_name,
         providers=settings.providers,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,

@@ -116,6 +116,7 @@ class Settings(BaseSettings):
     elevenlabs_agent_id: str | None = None
     elevenlabs_phone_number_id: str | None = None
     elevenlabs_conversation_initiation_webhook_secret: SecretStr | None = None
+    elevenlabs_conversation_initiation_webhook_header: str | None = None
     elevenlabs_post_call_webhook_secret: SecretStr | None = None
     elevenlabs_base_url: str | None = None
     openai_api_key: SecretStr | None = None
@@ -127,6 +128,11 @@ class Settings(BaseSettings):
     ghl_pipeline_id: str | None = None
     ghl_base_url: str | None = None
     vapi_webhook_secret: SecretStr | None = None
+    vapi_signature_header: str | None = None
+    vapi_timestamp_header: str | None = None
+    vapi_signed_payload: str | None = None
+    vapi_assistant_id: str | None = None
+    vapi_transfer_number: str | None = None
     smtp_url: SecretStr | None = None
     default_organization_name: str = "Demo"
     groq_api_key: SecretStr | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edges.webhooks import twilio
+from edges.webhooks import elevenlabs, standard, twilio, vapi
 
-WEBHOOK_SOURCES = (twilio,)
+WEBHOOK_SOURCES = (twilio, elevenlabs, vapi, standard)
 """Each has `ROUTES`."""

@@ -1,18 +1,20 @@
-"""What telephone webhooks share: whose number was called, the form as it was signed, and outcomes counted by source."""
+"""What webhooks share: whose number was called, the form as it was signed, and outcomes counted by source."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
 from multidict import MultiDict
 
-from edges.app_keys import ORGANIZATIONS
+from edges.app_keys import DEVELOPMENT, ORGANIZATIONS
+from edges.auth import foreign
 from edges.bodies import raw_body
 from edges.errors import ORGANIZATION, ApiError
-from edges.intake import Accepted
 from eventstore.errors import StoreError
 from eventstore.organizations import Organization
 from eventstore.telemetry import WEBHOOKS
@@ -36,17 +38,18 @@ async def form_of(request: web.Request) -> MultiDict[str]:
     return MultiDict(pairs)
 
 
-async def organization_of(request: web.Request, number: str) -> Organization:
+async def organization_of(request: web.Request, number: str | None) -> Organization:
     """The organization that our number belongs to.
 
-    An unmapped number is the default organization's only while it is the only one: with two, a guess would put one
-    customer's message on another organization's log.
+    An unmapped number, and what names none, is the default organization's only while it is the only one: with two,
+    a guess would put one customer's message on another organization's log.
     """
     organizations = request.app[ORGANIZATIONS]
-    org = await organizations.organization_of_number(number)
+    org = await organizations.organization_of_number(number) if number else None
     found = await organizations.require(org) if org is not None else await organizations.only()
     if found is None:
-        raise ApiError(404, "UNMAPPED_NUMBER", f"no organization has the number {number[:40]!r}")
+        what = f"no organization has the number {number[:40]!r}" if number else "no number of an organization is named"
+        raise ApiError(404, "UNMAPPED_NUMBER", what)
     request[ORGANIZATION] = found.id
     return found
 
@@ -66,18 +69,47 @@ def required(form: MultiDict[str], name: str) -> str:
     return value
 
 
-async def counted(source: str, accepting: Awaitable[Accepted]) -> None:
-    """Waits until the webhook is on the log, and counts how it ended."""
-    outcome = "failed"
+def unsigned(request: web.Request, what: str) -> None:
+    """Nothing is configured to verify with: 503, save for what a developer posts on the own machine."""
+    message = f"{what} are not configured here"
+    if request.app[DEVELOPMENT]:
+        if (reason := foreign(request)) is None:
+            return
+        message += f", and an unsigned one is only taken from this machine: {reason}"
+    raise ApiError(503, NOT_CONFIGURED, message)
+
+
+def same(offered: str, expected: str) -> bool:
+    """In constant time, whatever the header held."""
+    return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+class Counted:
+    """How a webhook ended, for the metric."""
+
+    outcome = "accepted"
+
+    def was(self, news: bool) -> None:
+        """Whether what was taken was news, or a repetition."""
+        self.outcome = "accepted" if news else "duplicate"
+
+
+@contextmanager
+def counting(source: str) -> Iterator[Counted]:
+    """Counts how taking a webhook ended, refusals too."""
+    counted = Counted()
     try:
-        accepted = await accepting
-        outcome = "duplicate" if accepted.replayed else "accepted"
+        yield counted
     except ApiError as error:
-        outcome = "not_configured" if error.code == NOT_CONFIGURED else OUTCOMES.get(error.status, "invalid")
-        structlog.get_logger(__name__).warning("webhook refused", source=source, outcome=outcome, code=error.code)
+        refused = "not_configured" if error.code == NOT_CONFIGURED else OUTCOMES.get(error.status, "invalid")
+        structlog.get_logger(__name__).warning("webhook refused", source=source, outcome=refused, code=error.code)
+        counted.outcome = refused
         raise
     except StoreError:
-        outcome = "unavailable"
+        counted.outcome = "unavailable"
+        raise
+    except BaseException:
+        counted.outcome = "failed"
         raise
     finally:
-        WEBHOOKS.labels(source, outcome).inc()
+        WEBHOOKS.labels(source, counted.outcome).inc()

@@ -1,7 +1,7 @@
-"""Twilio's webhooks for text messages: `POST /api/webhooks/twilio/sms/incoming` and `…/sms/status`.
+"""Twilio's webhooks: `POST /api/webhooks/twilio/sms/incoming`, `…/sms/status` and `…/voice/status`.
 
-A message becomes `message.received` in its customer's conversation, a report `sms.status_reported`. The answer is
-empty TwiML: any other text would be sent to the customer.
+A message becomes `message.received` in its customer's conversation, a report `sms.status_reported` or facts of its
+call. The answer is empty TwiML: any other text would be sent to the customer.
 https://www.twilio.com/docs/messaging/guides/webhook-request, https://www.twilio.com/docs/usage/webhooks/webhooks-security
 """
 
@@ -18,12 +18,13 @@ from twilio.request_validator import (
     get_signature_algorithm,
 )
 
-from edges.app_keys import DEVELOPMENT, LOG, PROVIDERS, PUBLIC_URL
-from edges.auth import foreign
+from edges import call_reports
+from edges.app_keys import LOG, PROVIDERS, PUBLIC_URL
 from edges.errors import POSITION, ApiError
 from edges.intake import Accepted, record, webhook_key
-from edges.webhooks.receive import NOT_CONFIGURED, counted, form_of, number_of, organization_of, required
+from edges.webhooks.receive import counting, form_of, number_of, organization_of, required, unsigned
 from eventstore.append import Append
+from eventstore.events.calls import CallStatusReported
 from eventstore.events.contacts import ContactOptedIn, ContactOptedOut
 from eventstore.events.messages import Channel, MessageReceived
 from eventstore.events.sms import SmsStatusReported
@@ -31,6 +32,7 @@ from eventstore.organizations import Organization, conversation_id
 from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import Event, OrgId, Sibling
 from projections import phones
+from projections.calls import End, Told
 
 Keyword = Literal["STOP", "START", "HELP"]
 
@@ -48,12 +50,24 @@ KEYWORDS: dict[str, Keyword] = {
 
 
 async def incoming(request: web.Request) -> web.Response:
-    await counted("twilio", _take_message(request))
+    with counting("twilio") as counted:
+        counted.was(not (await _take_message(request)).replayed)
     return _twiml()
 
 
 async def status(request: web.Request) -> web.Response:
-    await counted("twilio", _take_report(request))
+    with counting("twilio") as counted:
+        counted.was(not (await _take_report(request)).replayed)
+    return _twiml()
+
+
+async def voice_status(request: web.Request) -> web.Response:
+    with counting("twilio") as counted:
+        form = await form_of(request)
+        told = call_told(form)
+        organization = await organization_of(request, told.number)
+        await verify(request, form, organization.id)
+        counted.was(await call_reports.tell(request, organization, told))
     return _twiml()
 
 
@@ -94,12 +108,7 @@ async def verify(request: web.Request, form: MultiDict[str], org: OrgId) -> None
     """
     settings = await request.app[PROVIDERS].of(org)
     if settings.twilio_auth_token is None and settings.twilio_shared_key is None:
-        message = "Twilio's webhooks are not configured here (TWILIO_AUTH_TOKEN)"
-        if request.app[DEVELOPMENT]:
-            if (reason := foreign(request)) is None:
-                return
-            message += f", and an unsigned one is only taken from this machine: {reason}"
-        raise ApiError(503, NOT_CONFIGURED, message)
+        return unsigned(request, "Twilio's webhooks (TWILIO_AUTH_TOKEN)")
     signature = request.headers.get(SIGNATURE_HEADER)
     if signature is None:
         raise ApiError(401, "MISSING_SIGNATURE", f"the header {SIGNATURE_HEADER} is missing")
@@ -154,6 +163,35 @@ def report_event(form: MultiDict[str], organization: Organization, intent: str |
     return Event(report, PROVIDER, conversation, lane=f"status:{conversation}")
 
 
+CALL_ENDS = ("completed", "busy", "no-answer", "failed", "canceled")
+
+
+def call_told(form: MultiDict[str]) -> Told:
+    """A report of a call's progress. We are called on our number, and call from it."""
+    sid, said = required(form, "CallSid"), required(form, "CallStatus")
+    is_outbound = form.get("Direction", "inbound").startswith("outbound")
+    ours, customer = ("From", "To") if is_outbound else ("To", "From")
+    sequence, duration_s = _number(form.get("SequenceNumber", "")), _number(form.get("CallDuration", ""))
+    report = CallStatusReported(
+        call_sid=sid,
+        provider="twilio",
+        status=said,
+        sequence=sequence,
+        duration_s=duration_s,
+        report=_fields(form),
+    )
+    return Told(
+        sid=sid,
+        provider="twilio",
+        direction="outbound" if is_outbound else "inbound",
+        key=f"twilio:{said if sequence is None else sequence}",
+        number=number_of(required(form, ours)),
+        customer=form.get(customer, ""),
+        report=report,
+        end=End(said, duration_s) if said in CALL_ENDS else None,
+    )
+
+
 def keyword_of(form: MultiDict[str]) -> Keyword | None:
     """What Twilio says it understood (with Advanced Opt-Out), else what it would: the whole body, in any case."""
     said = form.get("OptOutType", "").upper()
@@ -186,7 +224,11 @@ def _status_of(form: MultiDict[str]) -> str:
 
 
 def _count(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+    return min(_number(text) or 0, 999)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def _fields(form: MultiDict[str]) -> dict[str, str]:
@@ -200,4 +242,5 @@ def _twiml() -> web.Response:
 ROUTES = (
     web.post("/api/webhooks/twilio/sms/incoming", incoming),
     web.post("/api/webhooks/twilio/sms/status", status),
+    web.post("/api/webhooks/twilio/voice/status", voice_status),
 )

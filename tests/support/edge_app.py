@@ -14,7 +14,9 @@ from fakeredis import FakeServer
 
 from edges import limits
 from edges.app_keys import (
+    DEFAULT_NAME,
     DEVELOPMENT,
+    ENGINE,
     LIMITS,
     LOG,
     ORGANIZATIONS,
@@ -33,7 +35,9 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
+from eventstore.read_models import ReadModels
 from eventstore.schema import ORIGIN, OrgId, Recorded
+from projections.engine import Engine
 
 SECRET_KEY = "a secret key of thirty-two letters"
 Client = TestClient[web.Request, web.Application]
@@ -74,6 +78,7 @@ async def serving(
     await organizations.ensure(DEMO, "Demo")
     app = web.Application(middlewares=[error_middleware])
     app[LOG], app[ORGANIZATIONS], app[PRESENCE], app[LIMITS] = log, organizations, presence, Limits(pipe)
+    app[ENGINE], app[DEFAULT_NAME] = Engine(log, ReadModels(pipe)), "Demo"
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
     app.add_routes(routes)
