@@ -12,23 +12,26 @@ from aiohttp import web
 from edges import app_keys, cors, health, limits
 from edges.app_keys import (
     CALLBACKS_ALLOWED,
+    DEFAULT_NAME,
     DEVELOPMENT,
     ENGINE,
+    JWTS,
     LIMITS,
     LOG,
     ORGANIZATIONS,
     PRESENCE,
     PROVIDERS,
     PUBLIC_URL,
-    DEFAULT_NAME,
     QUOTA,
     STARTED,
+    TICKETS,
     Quota,
 )
 from edges.bodies import MAX_BODY_BYTES
 from edges.cors import cors_middleware
 from edges.dialects import DIALECTS, RUN_DIALECTS
 from edges.errors import error_middleware
+from edges.jwt import Jwts, JwtSettings
 from edges.open_streams import STREAMS, OpenStreams
 from edges.pace import PACE, Pace
 from edges.ring import Window
@@ -43,6 +46,7 @@ from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
+from eventstore.tickets import TICKET, Tickets
 from projections.callback_urls import EVERYWHERE, Allowed
 from projections.engine import Engine
 
@@ -59,6 +63,7 @@ class EdgeSettings(NamedTuple):
     quota: Quota = Quota()
     public_url: str = ""
     default_name: str = ""
+    jwt: JwtSettings | None = None
     providers: ProviderSettings = ProviderSettings()
     secret_key: str | None = None
     cors_origins: tuple[str, ...] = ()
@@ -74,7 +79,7 @@ def build(settings: EdgeSettings) -> web.Application:
     cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
     app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
     pool = pool_for(settings.redis_url)
-    pipe = Pipe(pool, [APPEND, LIMIT, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
+    pipe = Pipe(pool, [APPEND, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
     blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
     organizations = Organizations(pipe, settings.secret_key)
     log = Log(pipe, max_facts=settings.max_facts)
@@ -86,7 +91,10 @@ def build(settings: EdgeSettings) -> web.Application:
     app[DEFAULT_NAME] = settings.default_name
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
-    app[STREAMS] = OpenStreams(organizations)
+    app[TICKETS] = Tickets(pipe)
+    if settings.jwt is not None:
+        app[JWTS] = Jwts(settings.jwt)
+    app[STREAMS] = OpenStreams(organizations, app[TICKETS])
     app[STARTED] = time.monotonic()
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from edges.jwt import Jwts
 from edges.ring import Dialect
 from edges.wire import Wire
 from eventstore.limits import WINDOW_S, Limits
@@ -14,6 +15,7 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
+from eventstore.tickets import Tickets
 from projections.callback_urls import Allowed
 from projections.engine import Engine
 
@@ -30,6 +32,9 @@ LOG = web.AppKey("log", Log)
 ORGANIZATIONS = web.AppKey("organizations", Organizations)
 PROVIDERS = web.AppKey("providers", Providers)
 ENGINE = web.AppKey("engine", Engine)
+TICKETS = web.AppKey("tickets", Tickets)
+JWTS = web.AppKey("jwts", Jwts)
+"""Only where JWT is configured."""
 LIMITS = web.AppKey("limits", Limits)
 PRESENCE = web.AppKey("presence", Presence)
 

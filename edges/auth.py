@@ -6,15 +6,20 @@ and not from a page of another origin, a rebound name or a tunnel.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from aiohttp import web
 
-from edges.app_keys import DEVELOPMENT, ORGANIZATIONS
+from edges.app_keys import DEVELOPMENT, JWTS, ORGANIZATIONS, TICKETS
 from edges.errors import ORGANIZATION, ApiError
+from edges.jwt import LEEWAY_S
+from edges.resume import last_seen
+from edges.tickets import PARAMETER, binding_of
 from eventstore.organizations import SCOPES
 from eventstore.schema import OrgId
+from eventstore.tickets import Opened, Refused
 
 DEMO = OrgId("demo")
 DEVELOPER = "development"
@@ -31,17 +36,43 @@ PLACEHOLDERS = frozenset(
 """Printed in the documents where a credential goes: in development mode they count as none, elsewhere as bad ones."""
 
 
+TICKET_REFUSALS: dict[Refused, str] = {
+    "unknown": "there is none, or its time is over",
+    "elsewhere": "it was made for another route or filter",
+    "used": "it was used before, and the request does not say where in the stream it was",
+}
+
+
 class Caller(NamedTuple):
-    """`in_header` is False for a credential that a URL can carry: such a caller must not change anything by GET."""
+    """`subject` is who a JWT says it is; `expires_at` (epoch seconds) ends the streams it has opened.
+
+    `in_header` is False for a credential that a URL can carry: such a caller must not change anything by GET.
+    """
 
     org: OrgId
     scopes: frozenset[str]
     credential_id: str
-    in_header: bool = True
+    subject: str | None = None
+    expires_at: float | None = None
+    ticket: Opened | None = None
+
+    @property
+    def in_header(self) -> bool:
+        return self.ticket is None
+
+    @property
+    def user(self) -> str:
+        """Who it is, of those that the organization knows: the person behind a token, else the key."""
+        return self.subject or self.credential_id
 
     @property
     def actor(self) -> str:
-        return f"client:{self.credential_id}"
+        return f"client:{self.user}"
+
+    @property
+    def is_key(self) -> bool:
+        """Rests on an API key, which can be revoked."""
+        return self.subject is None and self.credential_id != DEVELOPER
 
     def may(self, scope: str) -> bool:
         """`admin` includes every other scope."""
@@ -71,15 +102,49 @@ async def _identify(request: web.Request) -> Caller:
     if len(offered) > 1:
         raise ApiError(401, "UNAUTHORIZED", "the request carries two different credentials")
     for plain in offered:
-        credential = await request.app[ORGANIZATIONS].authenticate(plain)
-        if credential is None:
-            raise ApiError(401, "UNAUTHORIZED", "Invalid API key")
-        return Caller(credential.org, credential.scopes, credential.key_id)
+        return await _known(request, plain)
+    if PARAMETER in request.query:
+        return await _by_ticket(request, request.query[PARAMETER])
     if not development:
         raise ApiError(401, "UNAUTHORIZED", "Missing API key: send X-Tenant-API-Key or Authorization: Bearer")
     if (reason := foreign(request)) is not None:
         raise ApiError(401, "UNAUTHORIZED", f"Missing API key, and {reason}")
     return Caller(DEMO, frozenset(SCOPES), DEVELOPER)
+
+
+async def _known(request: web.Request, plain: str) -> Caller:
+    """A key, or a JWT: three parts between dots, which no key has."""
+    jwts = request.app.get(JWTS)
+    if jwts is not None and plain.count(".") == 2:
+        claims = await jwts.verify(plain)
+        organization = await request.app[ORGANIZATIONS].get(OrgId(claims.org))
+        if organization is None:
+            raise ApiError(
+                401, "UNAUTHORIZED", "the token is not accepted: org is no organization of this installation"
+            )
+        name = "jwt-" + sha256(claims.sub.encode()).hexdigest()[:24]  # in key names: a subject may be a person's email
+        return Caller(organization.id, claims.scopes, name, claims.sub, claims.exp + LEEWAY_S)
+    credential = await request.app[ORGANIZATIONS].authenticate(plain)
+    if credential is None:
+        raise ApiError(401, "UNAUTHORIZED", "Invalid API key")
+    return Caller(credential.org, credential.scopes, credential.key_id)
+
+
+async def _by_ticket(request: web.Request, plain: str) -> Caller:
+    """The rights of the credential that asked for the ticket, if that is still good."""
+    returns = last_seen(request) is not None
+    opened = await request.app[TICKETS].open(plain, binding_of(request.rel_url), returns=returns)
+    if request.method != "GET" or not isinstance(opened, Opened):
+        why = TICKET_REFUSALS[opened] if isinstance(opened, str) else "it only opens streams"
+        raise ApiError(401, "UNAUTHORIZED", f"the ticket is not accepted: {why}")
+    grant = opened.grant
+    scopes, until_s = frozenset(grant.scopes), grant.until_ms / 1_000
+    caller = Caller(grant.org, scopes, grant.credential_id, grant.subject, until_s, opened)
+    if caller.is_key and not await request.app[ORGANIZATIONS].is_live(grant.org, grant.credential_id):
+        raise ApiError(401, "UNAUTHORIZED", "the ticket is not accepted: the key that asked for it was revoked")
+    if caller.credential_id == DEVELOPER and not request.app[DEVELOPMENT]:
+        raise ApiError(401, "UNAUTHORIZED", "the ticket is not accepted: it was made in development mode")
+    return caller
 
 
 def _offered(request: web.Request) -> set[str]:

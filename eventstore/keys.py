@@ -124,6 +124,14 @@ def organization_numbers(org: str) -> str:
     return f"tl:{{dir}}:org:{org}:numbers"
 
 
+def ticket(digest: str) -> str:
+    return f"tl:{{dir}}:ticket:{digest}"
+
+
+def ticket_openings(digest: str) -> str:
+    return f"tl:{{dir}}:ticket:{digest}:n"
+
+
 def number(e164: str) -> str:
     return f"tl:{{dir}}:number:{e164}"
 

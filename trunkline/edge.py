@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
 
 from edges.app import EdgeSettings, build
 from edges.app_keys import Quota
+from edges.jwt import JwtSettings
 from eventstore import children
 from trunkline import logging, process
 from trunkline.listener import LOOPBACK, listening
@@ -21,6 +23,7 @@ from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
+from workers.clients import jwks
 
 KEEPALIVE_S = 75.0
 DRAIN_S = 5.0
@@ -83,6 +86,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         redis_url=redis_url,
         development=development,
         quota=Quota(limit.requests, limit.requests, limit.window_s),
+        jwt=_jwt(settings),
         public_url=settings.public_base_url or own_url,
         default_name=settings.default_organization_name,
         providers=settings.providers,
@@ -91,6 +95,15 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         callback_allow=settings.callback_allow,
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
     )
+
+
+def _jwt(settings: Settings) -> JwtSettings | None:
+    secret, url = settings.jwt_secret, settings.jwks_url
+    if secret is None and url is None:
+        return None
+    fetch = partial(jwks.fetch, url) if url else None
+    plain = secret.get_secret_value() if secret else None
+    return JwtSettings(plain, fetch, settings.jwt_issuer, settings.jwt_audience)
 
 
 class _Sibling:

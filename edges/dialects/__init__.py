@@ -10,6 +10,7 @@ from edges.dialects import (
     native_inputs,
     native_pages,
     native_runs,
+    native_tickets,
     staff_chat,
     tool_stream,
 )
@@ -19,6 +20,7 @@ DIALECTS = (
     native_pages,
     native_inputs,
     native_runs,
+    native_tickets,
     native_assistants,
     native_dead_letters,
     staff_chat,

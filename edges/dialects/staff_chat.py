@@ -120,7 +120,7 @@ def run_dialect(wire: Wire) -> Dialect:
 
 def address_of(staff_id: str, caller: Caller) -> str:
     """Who writes comes from the credential, so two users of one organization never see each other's messages."""
-    return f"staff:{staff_id}:{caller.credential_id}"
+    return f"staff:{staff_id}:{caller.user}"
 
 
 async def stream(request: web.Request) -> web.StreamResponse:

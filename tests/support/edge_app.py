@@ -17,6 +17,7 @@ from edges.app_keys import (
     DEFAULT_NAME,
     DEVELOPMENT,
     ENGINE,
+    JWTS,
     LIMITS,
     LOG,
     ORGANIZATIONS,
@@ -25,10 +26,12 @@ from edges.app_keys import (
     PUBLIC_URL,
     QUOTA,
     STARTED,
+    TICKETS,
     Quota,
 )
 from edges.auth import DEMO
 from edges.errors import error_middleware
+from edges.jwt import Jwts, JwtSettings
 from eventstore.connection import Pipe
 from eventstore.limits import Limits
 from eventstore.log import Log
@@ -37,6 +40,7 @@ from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ReadModels
 from eventstore.schema import ORIGIN, OrgId, Recorded
+from eventstore.tickets import Tickets
 from projections.engine import Engine
 
 SECRET_KEY = "a secret key of thirty-two letters"
@@ -68,6 +72,7 @@ async def serving(
     providers: ProviderSettings = NOTHING,
     public_url: str = "",
     quota: Quota = DEFAULT_QUOTA,
+    jwt: JwtSettings | None = None,
     max_facts: int = 0,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Edge]:
@@ -81,6 +86,9 @@ async def serving(
     app[ENGINE], app[DEFAULT_NAME] = Engine(log, ReadModels(pipe)), "Demo"
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
+    app[TICKETS] = Tickets(pipe)
+    if jwt is not None:
+        app[JWTS] = Jwts(jwt, clock=clock)
     app.add_routes(routes)
     app.on_response_prepare.append(limits.add_headers)
     async with TestClient(TestServer(app)) as client:
