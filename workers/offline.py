@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from eventstore.events.replies import ToolCall, Usage
+from workers import offline_lending as lending
 from workers.model import (
     AssistantMessage,
     Message,
@@ -25,6 +26,7 @@ from workers.model import (
 QUOTED_WORDS = 8
 """A quotation stays short, so that the answer fits a text message."""
 SHOWN_CONTACTS = 3
+_URGENT = "If this is an emergency, call your local emergency number now."
 
 _WORDS = re.compile(r"\S+\s*")
 _GREETING = re.compile(r"\W*(hi|hey|hello|good (morning|afternoon|evening|day))\b[\w\s,!.]{0,20}", re.I)
@@ -34,6 +36,11 @@ _LOCATION = re.compile(
     re.I,
 )
 _SELF = re.compile(r"\b(who am i|my (details|data|profile|contact))\b", re.I)
+_EMERGENCY = re.compile(
+    r"\bchest pain|\b(trouble|difficulty) breathing|\b(can'?t|cannot) breathe|\b(a|having a|had a) stroke\b"
+    r"|\bunconscious|\bbleeding (heavily|badly)|\boverdose|\bpoison|\bsuicid|\bkill myself|\bhurt myself",
+    re.I,
+)
 _FIND = re.compile(
     r"(?:^\W*|\bplease |\b(?:can|could) you )(?:find|search(?: for)?|look up) (?P<name>[^?!.,;]{1,80})", re.I
 )
@@ -55,19 +62,22 @@ class OfflineModel:
         yield done
 
 
-class _Need(NamedTuple):
-    """What one question needs: a tool's answer, or nothing but words."""
-
-    tool: str
-    arguments: dict[str, Any]
+_ABILITIES = {
+    "get_location": "tell our opening hours",
+    "get_contact_by_phone": "look up your details",
+    "search_contacts": "find contacts",
+    "fetch_preapproved_offer": "look up a loan that is pre-approved",
+}
+"""What it can do by itself, if the tool for it is offered."""
 
 
 def respond(request: ModelRequest) -> StepDone:
     """The whole step at once: calls for what needs looking up, then one answer to all open questions."""
     questions, results = open_questions(request.messages)
-    if not results and (calls := _calls(request, questions)):
-        return StepDone("", calls, "tool_use", _usage(request, ""))
-    text = " ".join(_sentences(questions, results))
+    if request.may_use_tools and (calls := _calls(request, questions, results)):
+        text = "Let me look into that." if any(call.tool == "fetch_preapproved_offer" for call in calls) else ""
+        return StepDone(text, calls, "tool_use", _usage(request, text))
+    text = " ".join(_sentences(request, questions, results))
     return StepDone(text, (), "end_turn", _usage(request, text))
 
 
@@ -86,42 +96,53 @@ def open_questions(messages: Sequence[Message]) -> tuple[list[str], list[ToolRes
     return questions, results
 
 
-def _calls(request: ModelRequest, questions: Sequence[str]) -> tuple[ToolCall, ...]:
-    available = {tool.name for tool in request.tools if request.may_use_tools}
-    wanted: list[_Need] = []
-    for question in questions:
-        need = _need(question, request.sender)
-        if need is not None and need.tool in available and need not in wanted:
-            wanted.append(need)
+def _calls(request: ModelRequest, questions: Sequence[str], results: Sequence[ToolResult]) -> tuple[ToolCall, ...]:
+    wanted = lending.needs(request, questions, results)
+    if not results:
+        offered = {tool.name for tool in request.tools}
+        needed = (_need(question, request.sender) for question in questions)
+        wanted += [need for need in needed if need is not None and need.tool in offered]
+    once = [need for at, need in enumerate(wanted) if need not in wanted[:at]]
     return tuple(
-        ToolCall(f"call_{request.step}_{number}", need.tool, need.arguments) for number, need in enumerate(wanted, 1)
+        ToolCall(f"call_{request.step}_{number}", need.tool, need.arguments) for number, need in enumerate(once, 1)
     )
 
 
-def _need(question: str, sender: str | None) -> _Need | None:
+def _need(question: str, sender: str | None) -> lending.Need | None:
     if _SELF.search(question):
-        return _Need("get_contact_by_phone", {"phone": sender}) if sender else None
+        return lending.Need("get_contact_by_phone", {"phone": sender}) if sender else None
     if found := _FIND.search(question):
-        return _Need("search_contacts", {"query": found["name"].strip()})
-    return _Need("get_location", {}) if _LOCATION.search(question) else None
+        return lending.Need("search_contacts", {"query": found["name"].strip()})
+    return lending.Need("get_location", {}) if _LOCATION.search(question) else None
 
 
-def _sentences(questions: Sequence[str], results: Sequence[ToolResult]) -> list[str]:
-    sentences = [f"You wrote {_quoted(questions)}."] if len(questions) > 1 or not results else []
+def _sentences(request: ModelRequest, questions: Sequence[str], results: Sequence[ToolResult]) -> list[str]:
+    sentences = [_URGENT] if any(_EMERGENCY.search(question) for question in questions) else []
+    if results:
+        quoted = [f"You wrote {_quoted(questions)}."] if len(questions) > 1 else []
+        told = dict.fromkeys(_told(result) for result in results)
+        return [*sentences, *quoted, *told, *lending.asked_back(request, results)]
     if questions and all(_GREETING.fullmatch(question) for question in questions):
-        return [
-            "Hello! I am the offline assistant: I can tell our opening hours, look up your details or find a contact."
-        ]
-    sentences += [_told(result) for result in results]
-    if not results:
-        sentences.append(
-            "I am the offline assistant: I can tell our opening hours, look up your details and find contacts. "
-            "Set ANTHROPIC_API_KEY to let a language model answer."
-        )
-    return sentences
+        return [f"Hello! I am the offline assistant{_abilities(request)}."]
+    return [
+        *sentences,
+        f"You wrote {_quoted(questions)}.",
+        f"I am the offline assistant{_abilities(request)}.",
+        "Set ANTHROPIC_API_KEY to let a language model answer.",
+    ]
+
+
+def _abilities(request: ModelRequest) -> str:
+    offered = {tool.name for tool in request.tools}
+    known = [ability for tool, ability in _ABILITIES.items() if tool in offered]
+    if not known:
+        return " and know no answers of my own"
+    return f": I can {' and '.join([', '.join(known[:-1]), known[-1]] if len(known) > 1 else known)}"
 
 
 def _told(result: ToolResult) -> str:
+    if (lent := lending.sentence(result)) is not None:
+        return lent
     if result.failed:
         return _told_failure(result)
     match result.tool, result.content:

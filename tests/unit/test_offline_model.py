@@ -119,6 +119,20 @@ def test_results_become_sentences() -> None:
     assert told("Find Ann", ToolCall("c", "search_contacts", {}), found) == "I found Ann Lee (+1)."
 
 
+def test_it_claims_only_what_its_tools_can_do() -> None:
+    hours = ModelRequest(system="", messages=[UserMessage("Hello")], tools=TOOLS[:1])
+    assert respond(hours).text == "Hello! I am the offline assistant: I can tell our opening hours."
+    alone = ModelRequest(system="", messages=[UserMessage("Hello")])
+    assert respond(alone).text == "Hello! I am the offline assistant and know no answers of my own."
+
+
+@pytest.mark.parametrize(
+    "text", ["I have chest pain", "my father had a stroke", "She can't breathe!", "I want to kill myself"]
+)
+def test_an_emergency_comes_first(text: str) -> None:
+    assert respond(asked(text)).text.startswith("If this is an emergency, call your local emergency number now.")
+
+
 def test_a_failed_lookup_is_said_plainly() -> None:
     call = ToolCall("c", "get_contact_by_phone", {})
     assert told("Who am I?", call, "NOT_FOUND: nobody", failed=True) == "I have no contact with that number."
