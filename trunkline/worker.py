@@ -36,6 +36,7 @@ from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
 from trunkline.worker_health import serving_health
+from workers.clients import gohighlevel, leadconnector
 from workers.clients.callback import CallbackClient
 from workers.clients.sms import SmsProvider
 from workers.clients.twilio import Connections, TwilioClients
@@ -112,6 +113,8 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
             await seed_demo(log, DEMO)
     except StoreError as error:
         raise StartError(f"the demo contacts could not be made: {error}") from error
+    lead_connector = leadconnector.Connections()
+    stack.push_async_callback(lead_connector.close)
     models = Models(providers, OfflineModel(settings.offline_delay_ms), _model_name(settings))
     stack.push_async_callback(models.close)
     return Services(
@@ -120,7 +123,7 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
         providers=providers,
         model=models.of,
         default_model=await _default_model(settings, models),
-        tools=CrmToolbox(log, crm, organizations),
+        tools=CrmToolbox(log, crm, organizations, gohighlevel.backend(providers.of, lead_connector)),
         sms=sms,
         accepts_sms=crm.accepts_sms,
         callbacks=CallbackClient(Allowed.parse(settings.callback_allow)),

@@ -60,8 +60,7 @@ class MailServer:
     def close(self) -> None:
         self._closing.set()
         for server in self._servers:
-            if server.transport is not None:
-                server.transport.abort()
+            _abort(server)
 
     def _login(
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: LoginPassword
@@ -83,7 +82,7 @@ class MailServer:
                 return "451 4.7.1 greylisted, try again later"
             case "drop_before":
                 self._plan.popleft()
-                server.transport.abort()
+                _abort(server)
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
@@ -101,8 +100,13 @@ class MailServer:
         self.emails.append(email)
         self.recipients += envelope.rcpt_tos
         if behaviour == "take_and_drop":
-            server.transport.abort()
+            _abort(server)
         return "250 OK: queued"
+
+
+def _abort(server: SMTP) -> None:
+    if isinstance(server.transport, asyncio.Transport):
+        server.transport.abort()
 
 
 @asynccontextmanager

@@ -44,7 +44,7 @@ def context_of(
         new_id=id_factory(ACME, RUN, call_id),
         conversation_of=partial(conversation_id, PEPPER),
         control_of=partial(store.log.control, ACME),
-        accepts_sms=partial(crm.accepts_sms, ACME),
+        accepts_sms=fields.pop("accepts_sms", partial(crm.accepts_sms, ACME)),
         borrower=partial(crm.borrower, ACME),
         **fields,
     )
