@@ -13,7 +13,7 @@ from eventstore.append import Append
 from eventstore.errors import StoreError
 from eventstore.organizations import Organization, conversation_id
 from eventstore.schema import ConversationId, Event, Position
-from projections import calls
+from projections import caller, calls
 from projections.calls import CALLS, Call, Keyed, Told
 
 REQUEST_AGE_MS = 3_600_000
@@ -50,6 +50,12 @@ async def add(request: web.Request, organization: Organization, told: Told, call
     """One more fact of a call, in its run and in its conversation."""
     conversation = ConversationId(call.conversation)
     return await _record(request, organization, told, conversation, keyed, Position.parse(call.run))
+
+
+async def variables(request: web.Request, organization: Organization, told: Told) -> dict[str, str]:
+    """What is known of the customer before this call."""
+    conversation = conversation_id(organization.pepper, told.address)
+    return await caller.known(request.app[ENGINE], organization.id, organization.name, conversation, told.phone)
 
 
 async def _open_request(

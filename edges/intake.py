@@ -39,7 +39,8 @@ BROKE_WITHIN_S = 0.3
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """What a client sends. `raw` is what makes two inputs with one key the same: the body, or a GET's arguments.
 
-    `route` and the credential are part of the key. `key` None is the one that the request carries, if any.
+    `route` and the credential are part of the key. `key` None is the one that the request carries, if any. With an
+    `epoch` the input is refused once the conversation has changed hands.
     """
 
     events: Sequence[Event]
@@ -48,6 +49,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     ttl_ms: int | None = None
     expected: int | Literal["exists", "absent"] | None = None
+    epoch: int | None = None
     addresses: dict[ConversationId, str] = {}
 
 
@@ -71,7 +73,13 @@ async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted
     if key is not None:
         name = fingerprint("client", caller.credential_id, given.route, key)
         idempotency = Idempotency(name, fingerprint(given.raw), given.ttl_ms or IDEMPOTENCY_TTL_MS)
-    append = Append(events=given.events, idempotency=idempotency, expected=given.expected, addresses=given.addresses)
+    append = Append(
+        events=given.events,
+        idempotency=idempotency,
+        expected=given.expected,
+        epoch=given.epoch,
+        addresses=given.addresses,
+    )
     accepted = await record(request.app[LOG], caller.org, append)
     request[POSITION] = accepted.positions[-1]
     return accepted

@@ -6,11 +6,11 @@ A window begins with the first call in it and has a fixed length, so a budget is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from eventstore import keys
 from eventstore.connection import Pipe, load_script
-from eventstore.schema import OrgId
+from eventstore.schema import ConversationId, OrgId
 
 LIMIT = load_script("limit.lua")
 
@@ -24,6 +24,25 @@ class Budget(NamedTuple):
     limit: int
     remaining: int
     reset_s: int
+
+
+Communication = Literal["sms", "calls"]
+
+
+class Ceiling(NamedTuple):
+    """At most so many in any window; 0 is no limit."""
+
+    most: int
+    window_s: int = WINDOW_S
+
+
+class Ceilings(NamedTuple):
+    """How much may leave: to one customer, and from one organization."""
+
+    sms_per_number: Ceiling = Ceiling(30)
+    sms: Ceiling = Ceiling(1_000)
+    calls_per_number: Ceiling = Ceiling(5)
+    calls: Ceiling = Ceiling(100)
 
 
 class Limits:
@@ -46,3 +65,22 @@ class Limits:
         )
         allowed, remaining, reset_ms = (int(value) for value in reply)
         return Budget(bool(allowed), limit, remaining, -(-reset_ms // 1_000))
+
+
+class Communications:
+    """What leaves by SMS and telephone, counted before it does: a loop with another machine must end by itself."""
+
+    def __init__(self, limits: Limits, ceilings: Ceilings) -> None:
+        self._limits = limits
+        self._ceilings = ceilings
+
+    async def allow(self, org: OrgId, kind: Communication, conversation: ConversationId) -> bool:
+        """Counts one to this customer, and one from this organization."""
+        own = self._ceilings
+        to_one, from_all = (own.sms_per_number, own.sms) if kind == "sms" else (own.calls_per_number, own.calls)
+        return await self._spend(org, kind, conversation, to_one) and await self._spend(org, kind, "all", from_all)
+
+    async def _spend(self, org: OrgId, kind: Communication, subject: str, ceiling: Ceiling) -> bool:
+        if ceiling.most == 0:
+            return True
+        return (await self._limits.spend(org, kind, subject, ceiling.most, window_s=ceiling.window_s)).allowed

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from projections.contacts import Contact
-from projections.conversations import Conversation, Message
+import asyncio
+
+from eventstore.schema import ConversationId, OrgId
+from projections import contacts
+from projections.contacts import CONTACTS, Contact
+from projections.conversations import CONVERSATIONS, Conversation, Message
+from projections.engine import Engine
 
 CONTEXT_MESSAGES = 10
 CONTEXT_CHARS = 2_000
@@ -11,6 +16,15 @@ MESSAGE_CHARS = 300
 
 CHANNELS = {"sms": "SMS", "whatsapp": "WhatsApp", "voice": "Call", "chat": "Chat"}
 SPEAKERS = {"user": "customer", "agent": "assistant", "human_agent": "colleague"}
+
+
+async def known(
+    engine: Engine, org: OrgId, name: str, conversation: ConversationId, phone: str | None
+) -> dict[str, str]:
+    """The variables from the read models as they are now; `name` is the organization's."""
+    spoken, people = await asyncio.gather(engine.level(org, CONVERSATIONS), engine.level(org, CONTACTS))
+    contact = await contacts.by_phone(people, phone) if phone else None
+    return variables(org, name, await spoken.get(conversation), contact)
 
 
 def variables(

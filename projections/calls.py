@@ -134,13 +134,18 @@ class Told(NamedTuple):
     end: End | None = None
 
     @property
-    def address(self) -> str:
-        """That of the customer's conversation; a caller without a number has one of the call's own."""
+    def phone(self) -> str | None:
+        """The customer's, as E.164."""
         try:
             number = phones.e164(self.customer)
         except ValueError:
-            number = ""
-        return phones.address(number) if number and number not in WITHHELD else f"call:{self.sid}"
+            return None
+        return None if number in WITHHELD else number
+
+    @property
+    def address(self) -> str:
+        """That of the customer's conversation; a caller without a number has one of the call's own."""
+        return phones.address(self.phone) if self.phone else f"call:{self.sid}"
 
 
 class Keyed(NamedTuple):

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eventstore.limits import Ceiling, Ceilings
 from eventstore.provider_settings import FIELDS, ProviderSettings
 from trunkline.errors import StartError
 
@@ -61,6 +62,9 @@ def _phone_number(value: str) -> str:
         raise ValueError("expected a phone number such as +15550100") from None
 
 
+Limit = Annotated[RateLimit, NoDecode, BeforeValidator(_rate)]
+
+
 def _own(name: str, *others: str) -> AliasChoices:
     return AliasChoices(f"TRUNKLINE_{name}", *others)
 
@@ -82,9 +86,7 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(None, min_length=32, validation_alias=_own("SECRET_KEY"))
     """Encrypts what organizations entrust to the store."""
     durability: Literal["local", "aof", "replica"] = Field("local", validation_alias=_own("DURABILITY"))
-    rate_limit: Annotated[RateLimit, NoDecode, BeforeValidator(_rate)] = Field(
-        RateLimit(1000, 15 * 60), validation_alias=_own("RATE_LIMIT")
-    )
+    rate_limit: Limit = Field(RateLimit(1000, 15 * 60), validation_alias=_own("RATE_LIMIT"))
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         (), validation_alias=_own("CORS_ORIGINS")
     )
@@ -92,6 +94,11 @@ class Settings(BaseSettings):
         (), validation_alias=_own("CALLBACK_ALLOW")
     )
     """Hosts and networks that callbacks may go to besides public addresses."""
+    sms_per_number: Limit = Field(RateLimit(*Ceilings().sms_per_number), validation_alias=_own("SMS_PER_NUMBER"))
+    sms_per_organization: Limit = Field(RateLimit(*Ceilings().sms), validation_alias=_own("SMS_PER_ORGANIZATION"))
+    calls_per_number: Limit = Field(RateLimit(*Ceilings().calls_per_number), validation_alias=_own("CALLS_PER_NUMBER"))
+    calls_per_organization: Limit = Field(RateLimit(*Ceilings().calls), validation_alias=_own("CALLS_PER_ORGANIZATION"))
+    """How much may leave to one customer and from one organization, so that a loop with another machine ends."""
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))
@@ -176,6 +183,11 @@ class Settings(BaseSettings):
     @classmethod
     def _is_phone_number(cls, value: str | None) -> str | None:
         return _phone_number(value) if value else None
+
+    @property
+    def ceilings(self) -> Ceilings:
+        per_number, all_sms = Ceiling(*self.sms_per_number), Ceiling(*self.sms_per_organization)
+        return Ceilings(per_number, all_sms, Ceiling(*self.calls_per_number), Ceiling(*self.calls_per_organization))
 
     @property
     def providers(self) -> ProviderSettings:

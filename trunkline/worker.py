@@ -20,6 +20,7 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
 from eventstore.lanes import ALL_SHARDS, LANES, Lanes
+from eventstore.limits import LIMIT, Communications, Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
@@ -38,6 +39,8 @@ from trunkline.store import connected, store_url
 from trunkline.worker_health import serving_health
 from workers.clients import gohighlevel, leadconnector
 from workers.clients.callback import CallbackClient
+from workers.clients.calls import CallProvider
+from workers.clients.elevenlabs import ElevenLabs
 from workers.clients.sms import SmsProvider
 from workers.clients.twilio import Connections, TwilioClients
 from workers.crm import EmbeddedCrm, Location, seed_demo
@@ -47,7 +50,7 @@ from workers.runner import Runner
 from workers.toolbox import CrmToolbox
 from workers.work import Services
 
-SCRIPTS = (APPEND, LANES, ADVANCE, FLIP)
+SCRIPTS = (APPEND, LANES, ADVANCE, FLIP, LIMIT)
 BLOCKING_TIMEOUT_S = 5.0
 """Well above the second that a read for doorbells blocks."""
 OFFLINE = "offline"
@@ -107,6 +110,13 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
     async def sms(org: OrgId) -> SmsProvider | None:
         return twilio.of(await providers.of(org))
 
+    async def calls(org: OrgId) -> CallProvider | None:
+        own = await providers.of(org)
+        return ElevenLabs.of(own) or twilio.of(own)
+
+    async def name_of(org: OrgId) -> str:
+        return (await organizations.require(org)).name
+
     crm = EmbeddedCrm(log, engine, lambda org: _location(settings, org))
     try:
         if await organizations.get(DEMO) is not None:
@@ -125,6 +135,9 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
         default_model=await _default_model(settings, models),
         tools=CrmToolbox(log, crm, organizations, gohighlevel.backend(providers.of, lead_connector)),
         sms=sms,
+        calls=calls,
+        may_reach=Communications(Limits(pipe), settings.ceilings).allow,
+        name_of=name_of,
         accepts_sms=crm.accepts_sms,
         callbacks=CallbackClient(Allowed.parse(settings.callback_allow)),
         now_ms=lambda: time.time_ns() // 1_000_000,

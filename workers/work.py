@@ -11,6 +11,7 @@ import msgspec
 from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Held, NextItem, Outcome, VersionConflict
 from eventstore.errors import StoreError
 from eventstore.lanes import Taken
+from eventstore.limits import Communication
 from eventstore.log import Log
 from eventstore.provider_settings import Providers
 from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
@@ -19,11 +20,24 @@ from projections.engine import Engine
 from workers import callbacks
 from workers.batch import Batch
 from workers.clients.callback import CallbackClient
+from workers.clients.calls import CallProvider
 from workers.clients.sms import SmsProvider
 from workers.errors import LaneLost, Overtaken, TryAgain
 from workers.model import Model
 from workers.retry import Policy
 from workers.tool_call import Toolbox
+
+
+async def _no_calls(org: OrgId) -> CallProvider | None:
+    return None
+
+
+async def _unlimited(org: OrgId, kind: Communication, conversation: ConversationId) -> bool:
+    return True
+
+
+async def _nameless(org: OrgId) -> str:
+    return org
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +46,9 @@ class Services:
 
     `model` gives the one that answers for an organization; the health page names the `default_model`. `sms` gives an
     organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a number that has opted
-    out. `now_ms` is the wall clock. An answer to a text message waits until none has come for `settle_s`.
+    out. `calls` gives who places its calls, None where they stay in the outbox; `may_reach` counts a message or call
+    and is False beyond what may leave; `name_of` is what an organization is called. `now_ms` is the wall clock.
+    An answer to a text message waits until none has come for `settle_s`.
     """
 
     log: Log
@@ -45,6 +61,9 @@ class Services:
     accepts_sms: Callable[[OrgId, str], Awaitable[bool]]
     now_ms: Callable[[], int]
     new_id: Callable[[], str]
+    calls: Callable[[OrgId], Awaitable[CallProvider | None]] = _no_calls
+    may_reach: Callable[[OrgId, Communication, ConversationId], Awaitable[bool]] = _unlimited
+    name_of: Callable[[OrgId], Awaitable[str]] = _nameless
     callbacks: CallbackClient = field(default_factory=lambda: CallbackClient(Allowed()))
     reply_deadline_s: float = 120.0
     settle_s: float = 0.5

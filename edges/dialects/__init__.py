@@ -11,6 +11,7 @@ from edges.dialects import (
     native_pages,
     native_runs,
     native_tickets,
+    outbound_call,
     staff_chat,
     tool_stream,
 )
@@ -25,6 +26,7 @@ DIALECTS = (
     native_dead_letters,
     staff_chat,
     loan_chat,
+    outbound_call,
     tool_stream,
 )
 """Each has `ROUTES`."""

@@ -21,7 +21,6 @@ from aiohttp import web
 from edges import call_reports
 from edges.app_keys import DEFAULT_NAME, PROVIDERS
 from edges.bodies import json_object, raw_body
-from edges.caller_context import variables_for
 from edges.errors import ApiError
 from edges.lenient import part, parts, seconds, text
 from edges.webhooks.receive import (
@@ -71,7 +70,7 @@ async def _decide(request: web.Request, body: dict[str, Any], counted: Counted) 
             await _check_secret(request, organization)
             variables = caller.variables(organization.id, organization.name, None, None)
             told = call_that_begins(body)
-            variables = await variables_for(request, organization, told.address)
+            variables = await call_reports.variables(request, organization, told)
             counted.was(await _inform(request, organization, told, variables))
     except (StoreError, TimeoutError) as error:
         _degraded(counted, error)

@@ -19,7 +19,6 @@ from edges import call_reports, vapi_auth, vapi_tools
 from edges.app_keys import ENGINE, PROVIDERS
 from edges.auth import Caller
 from edges.bodies import json_object, raw_body
-from edges.caller_context import variables_for
 from edges.errors import ApiError
 from edges.lenient import number, part, parts, seconds, text
 from edges.webhooks.receive import Counted, counting, number_of, organization_of
@@ -77,7 +76,7 @@ async def _assistant(
         async with asyncio.timeout(DECISION_S):
             chosen = await _chosen(request, organization)
             if (told := told_by(message, b"")) is not None:
-                variables = await variables_for(request, organization, told.address)
+                variables = await call_reports.variables(request, organization, told)
                 call, _ = await call_reports.begin(request, organization, told)
                 given = await call_reports.add(request, organization, told, call, calls.context(told, variables))
                 counted.was(not given.replayed)

@@ -1,4 +1,4 @@
-"""Text messages by Twilio. The SDK repeats nothing and times nothing out here: both are ours to decide.
+"""Text messages and plain calls by Twilio. The SDK repeats nothing and times nothing out here: both are ours to decide.
 
 https://www.twilio.com/docs/messaging/api/message-resource; creating a message takes no idempotency key.
 """
@@ -9,10 +9,12 @@ import asyncio
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 import aiohttp
 
 from eventstore.provider_settings import ProviderSettings
+from workers.clients.calls import CallFate, Placed, Ring
 from workers.clients.sms import Fate, NotSent, Outgoing, Refused, Sent, Unknown
 
 TIMEOUT_S = 10.0
@@ -24,6 +26,7 @@ LISTED = 100
 CLOCK_MARGIN_MS = 60_000
 """Twilio dates to the second, by its own clock."""
 TOO_MANY_REQUESTS = 429
+CALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
 
 
 class TwilioAccount(NamedTuple):
@@ -73,7 +76,7 @@ class Twilio:
         if self._account.public_base_url:
             path = f"/api/webhooks/twilio/sms/status?intent={quote(message.intent_id, safe='')}"
             fields["status_callback"] = self._account.public_base_url.rstrip("/") + path
-        messages = self._messages()
+        messages = self._sdk().messages
         try:
             async with asyncio.timeout(self._timeout_s):
                 created = await messages.create_async(**fields)
@@ -85,7 +88,7 @@ class Twilio:
 
     async def find(self, message: Outgoing, *, since_ms: int, known: frozenset[str]) -> Sent | Unknown | None:
         """Listed without `date_sent_after`: a message that is still queued has no such date and would be missed."""
-        messages = self._messages()
+        messages = self._sdk().messages
         try:
             async with asyncio.timeout(self._timeout_s):
                 listed = await messages.list_async(to=message.to, from_=self._from(message), limit=LISTED)
@@ -99,10 +102,28 @@ class Twilio:
                 return Sent(str(entry.sid), str(entry.status or "queued"))
         return None
 
+    async def call(self, ring: Ring) -> CallFate:
+        """Without a voice agent, a voice says who called and how to answer."""
+        if (number := self._account.from_number) is None:
+            return Refused("NO_SENDER", 0)
+        fields: dict[str, Any] = {"to": ring.to, "from_": number, "twiml": twiml(ring.variables["organization_name"])}
+        if self._account.public_base_url:
+            url = self._account.public_base_url.rstrip("/") + "/api/webhooks/twilio/voice/status"
+            fields |= {"status_callback": url, "status_callback_event": CALL_EVENTS}
+        calls = self._sdk().calls
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                created = await calls.create_async(**fields)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return _unanswered(error)
+        except _twilio_error() as error:
+            return _refused(error)
+        return Placed("twilio", str(created.sid), number)
+
     def _from(self, message: Outgoing) -> str | None:
         return message.from_number or self._account.from_number
 
-    def _messages(self) -> Any:
+    def _sdk(self) -> Any:
         """Not to be called within a timeout: the first import of the SDK is slow, and would be taken for Twilio."""
         if self._client is None:
             from twilio.rest import Client  # takes 0.2 s that a start can do without
@@ -110,7 +131,7 @@ class Twilio:
             self._client = Client(self._account.sid, self._account.token, http_client=self._connections.client)
             if self._account.base_url:
                 self._client.api.base_url = self._account.base_url.rstrip("/")
-        return self._client.messages
+        return self._client
 
 
 class TwilioClients:
@@ -135,6 +156,11 @@ class TwilioClients:
         return self._known[account]
 
 
+def twiml(name: str) -> str:
+    said = f"Hello, this is {name}. Please call us back, or answer by text message to this number. Goodbye."
+    return f"<Response><Say>{escape(said)}</Say></Response>"
+
+
 def _twilio_error() -> type[Exception]:
     from twilio.base.exceptions import TwilioException
 
@@ -148,7 +174,7 @@ def _unanswered(error: Exception) -> NotSent | Unknown:
     return NotSent(name) if isinstance(error, aiohttp.ClientConnectorError) else Unknown(name)
 
 
-def _refused(error: Exception) -> Fate:
+def _refused(error: Exception) -> Refused | NotSent | Unknown:
     status, code = int(getattr(error, "status", 0) or 0), getattr(error, "code", None)
     if status == TOO_MANY_REQUESTS:
         return NotSent(f"Twilio {code}")

@@ -1,6 +1,6 @@
 """What workers do, by the type of the event that asks for it."""
 
-from workers.handlers import callback, delivery, email, handback, person, reply, sms, tool
+from workers.handlers import call, callback, delivery, email, handback, person, reply, sms, tool
 from workers.work import Handler
 
 HANDLERS: tuple[Handler, ...] = (
@@ -9,6 +9,7 @@ HANDLERS: tuple[Handler, ...] = (
     handback.HANDLER,
     tool.HANDLER,
     sms.HANDLER,
+    call.HANDLER,
     email.HANDLER,
     delivery.HANDLER,
     callback.HANDLER,

@@ -53,6 +53,10 @@ async def handle(work: Work, between_tries: Backoff) -> Done:
         return await _find_out(work, provider, request, past)
     if not await work.services.accepts_sms(work.org, request.to.removeprefix("whatsapp:")):
         return _failed(request, "OPTED_OUT", "the recipient has opted out of text messages")
+    assert work.item.conversation is not None
+    if not await work.services.may_reach(work.org, "sms", work.item.conversation):
+        EFFECTS.labels("sms", "limited").inc()
+        return _failed(request, "RATE_LIMITED", "too many text messages in too short a time")
     try:
         return await _send(work, provider, past.starts, between_tries)
     except Overtaken:
