@@ -17,6 +17,7 @@ import projections
 from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
 from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
+from eventstore.events.assistants import AssistantConfigured
 from eventstore.events.contacts import ContactCreated, ContactOptedIn, ContactOptedOut, ContactUpdated
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.custom import Custom
@@ -92,6 +93,9 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     ),
     st.builds(ControlTaken, agent=st.sampled_from(["7", "8"])),
     st.builds(ControlReleased, agent=st.sampled_from(["7", "8"])),
+    st.builds(
+        AssistantConfigured, assistant=_ids, name=_ids, kind=st.just("staff"), prompt=_texts, members=st.lists(_ids)
+    ),
     st.builds(Custom, name=st.just("custom.said")),
 )
 _actors = st.sampled_from(["customer", "agent:7"])
