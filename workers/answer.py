@@ -68,7 +68,7 @@ class Answer:
                 case RunTools(calls=calls):
                     await self._tools.run_all(calls)
                 case Finish() as finish:
-                    return self._done(finish)
+                    return self._done(finish, (last.model if last else None) or self._model.name)
 
     async def _begin(self, latest_message: Position) -> None:
         """The first attempt starts the run; a later one restarts what is shown, at the end of the finished steps."""
@@ -162,12 +162,12 @@ class Answer:
         await self._work.append(Event(body, self._actor), epoch=self._work.epoch)
         self._events.append(body)
 
-    def _done(self, finish: Finish) -> Done:
+    def _done(self, finish: Finish, model: str) -> Done:
         new_id = self._work.services.new_id
         completed = ReplyCompleted(
             message_id=new_id(),
             attempt=self._attempt,
-            model=self._model.name,
+            model=model,
             stop_reason=finish.stop_reason,
             usage=finish.usage,
             deltas_digest=sha256(self._shown.encode()).hexdigest(),

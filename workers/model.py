@@ -81,13 +81,17 @@ class TextDelta(NamedTuple):
 
 
 class StepDone(NamedTuple):
-    """The end of a complete stream; one that ends without it was cut off. `blocks`: see AssistantMessage."""
+    """The end of a complete stream; one that ends without it was cut off. `blocks`: see AssistantMessage.
+
+    `model` is the one that answered, None for the one the stream was asked of.
+    """
 
     text: str
     calls: tuple[ToolCall, ...] = ()
     stop_reason: str = "end_turn"
     usage: Usage = Usage()
     blocks: tuple[dict[str, Any], ...] = ()
+    model: str | None = None
 
 
 class Model(Protocol):

@@ -89,7 +89,7 @@ class Claude:
                         yield TextDelta(text)
             if text := message.end():
                 yield TextDelta(text)
-            yield _done(message, has_room=room < MOST_TOKENS)
+            yield _done(message, has_room=room < MOST_TOKENS)._replace(model=model)
         finally:
             _count(message)
 
