@@ -11,7 +11,7 @@ import pytest
 from eventstore.events.contacts import ContactOptedOut
 from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import Event, OrgId
-from tests.support.gohighlevel_api import CALENDAR, LOCATION, PIPELINE, TOKEN, GoHighLevelApi, gohighlevel_api
+from tests.support.gohighlevel_api import CALENDAR, LOCATION, PIPELINE, TOKEN, GoHighLevelApi, gohighlevel_api, sample
 from tests.support.store import ACME, Store
 from tests.support.tool_context import context_of, embedded, refused
 from workers import tools
@@ -154,6 +154,35 @@ async def test_who_is_not_to_be_disturbed_is_not_texted(api: GoHighLevelApi, con
 @pytest.mark.parametrize("contact", ["nobody", "../locations/x", "a b?c#d"])
 async def test_an_id_that_it_never_made_is_nobody(context: ToolContext, contact: str) -> None:
     assert (await refused("send_sms", {"contactId": contact, "message": "Hi"}, context))[0] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("tool", "raw", "path", "name"),
+    [
+        (
+            "search_contacts", {"query": "maria", "phone": "+14155552671"}, "/contacts/search",
+            "contacts_search_request",
+        ),
+        (
+            "create_appointment", {**BOOKING, "endTime": "2026-11-21T18:30:00Z"}, "/calendars/events/appointments",
+            "appointment_create_request",
+        ),
+        (
+            "create_opportunity",
+            {
+                "contactId": MARIA, "name": "Maria Ruiz - gravel bike", "monetaryValue": 2200,
+                "stageId": "7915dedc-8f18-44d5-8bc3-77c04e994a10",
+            },
+            "/opportunities/", "opportunity_create_request",
+        ),
+    ],
+)  # fmt: skip
+async def test_requests_say_what_its_documented_samples_say(
+    api: GoHighLevelApi, context: ToolContext, tool: str, raw: dict[str, Any], path: str, name: str
+) -> None:
+    await run(context, tool, **raw)
+    [sent] = api.asked("POST", path)
+    assert sent.items() <= sample(name).items()
 
 
 # What goes wrong

@@ -15,6 +15,7 @@ from eventstore.organizations import Organizations, conversation_id
 from eventstore.read_models import ReadModels
 from eventstore.schema import ORIGIN, Event, OrgId
 from projections import control
+from projections.control import Release, Take
 from projections.engine import Engine
 from projections.tool_catalog import TOOL_SPECS
 from tests.support.store import ACME, ANN, Store
@@ -149,10 +150,10 @@ async def test_nobody_who_opted_out_is_texted(store: Store, context: ToolContext
 
 async def test_no_tool_speaks_while_a_person_does(store: Store, context: ToolContext) -> None:
     conversation = conversation_id(PEPPER, "tel:+1234567890")
-    await control.take(store.log, ACME, conversation, "7", "Ann")
+    await control.take(store.log, ACME, conversation, Take("7", "Ann"))
     code, status, _ = await refused("send_sms", {"phone": "+1234567890", "message": "Hello"}, context)
     assert (code, status) == ("HUMAN_CONTROL", 409)
-    await control.release(store.log, ACME, conversation, "7")
+    await control.release(store.log, ACME, conversation, Release("7"))
     outcome = await tools.run("send_sms", {"phone": "+1234567890", "message": "Hello"}, context)
     intent = outcome.events[0].body
     assert isinstance(intent, SmsRequested)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
-import re
-import shutil
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from projections.tool_catalog import TOOL_SPECS
 from tests.support.stack import ACME, Stack, stacked
 from tests.support.stream_client import Cut, Frame, StreamClient, query
 
@@ -131,193 +128,7 @@ async def test_a_failure_is_an_error_frame_and_a_clean_end(stack: Stack) -> None
     assert last.id is not None
 
 
-# What each of the document's clients sends
-
-PYTHON_EXAMPLE = """
-import json
-import requests
-
-api_key = 'ghl_mcp_xxxxxxxxxxxxx'
-url = 'https://dealflow-mcp-rl-platform.vercel.app/api/stream/send_sms'
-
-headers = {
-    'X-Tenant-API-Key': api_key,
-    'Content-Type': 'application/json'
-}
-
-data = {
-    'contactId': 'contact_123',
-    'message': 'Hello from AI agent!'
-}
-
-response = requests.post(url, json=data, headers=headers, stream=True)
-
-for line in response.iter_lines():
-    if line:
-        chunk = json.loads(line)
-        print(f"{chunk['type']}: {chunk}")
-
-        if chunk['type'] == 'result':
-            print(f"SMS sent successfully: {chunk['data']}")
-        elif chunk['type'] == 'error':
-            print(f"Error: {chunk['error']}")
-"""
-
-ELEVENLABS_EXAMPLE = """
-# ElevenLabs AI Agent Integration
-import requests
-import json
-
-class GHLConnector:
-    def __init__(self, api_key):
-        self.api_key = api_key
-        self.base_url = "https://dealflow-mcp-rl-platform.vercel.app/api/stream"
-
-    def process_command(self, command, params):
-        url = f"{self.base_url}/{command}"
-        headers = {
-            'X-Tenant-API-Key': self.api_key,
-            'Content-Type': 'application/json'
-        }
-
-        response = requests.post(url, json=params, headers=headers, stream=True)
-
-        for line in response.iter_lines():
-            if line:
-                data = json.loads(line)
-                if data['type'] == 'result':
-                    return data['data']
-                elif data['type'] == 'error':
-                    raise Exception(data['error'])
-
-        return None
-
-# Usage in ElevenLabs agent
-connector = GHLConnector('ghl_mcp_xxxxxxxxxxxxx')
-
-# Look up contact
-contact = connector.process_command('get_contact_by_phone', {
-    'phone': '+1234567890'
-})
-
-# Send SMS
-sms_result = connector.process_command('send_sms', {
-    'contactId': contact['id'],
-    'message': 'Hi! This is your AI assistant.'
-})
-"""
-
-NODE_EXAMPLE = """
-const https = require('https');
-
-class GHLStreamClient {
-  constructor(apiKey) {
-    this.apiKey = apiKey;
-  }
-
-  async streamRequest(tool, params, onData, onError) {
-    const url = new URL(`https://dealflow-mcp-rl-platform.vercel.app/api/sse/${tool}`);
-
-    // Add params to URL for GET
-    if (params) {
-      Object.keys(params).forEach(key =>
-        url.searchParams.append(key, params[key])
-      );
-    }
-
-    const options = {
-      headers: {
-        'X-Tenant-API-Key': this.apiKey,
-        'Accept': 'text/event-stream'
-      }
-    };
-
-    https.get(url, options, (response) => {
-      let buffer = '';
-
-      response.on('data', (chunk) => {
-        buffer += chunk.toString();
-        const lines = buffer.split('\\n');
-        buffer = lines.pop() || '';
-
-        lines.forEach(line => {
-          if (line.startsWith('data: ')) {
-            try {
-              const data = JSON.parse(line.slice(6));
-              onData(data);
-            } catch (e) {
-              console.error('Parse error:', e);
-            }
-          }
-        });
-      });
-
-      response.on('error', onError);
-    });
-  }
-}
-
-// Usage
-const client = new GHLStreamClient('ghl_mcp_xxxxxxxxxxxxx');
-
-client.streamRequest('search_contacts', { query: 'john' },
-  (data) => {
-    if (data.type === 'result') {
-      console.log('Found contacts:', data.data);
-    }
-  },
-  (error) => {
-    console.error('Stream error:', error);
-  }
-);
-"""
-
-
-class Requests:
-    """What the document uses of `requests`, by httpx."""
-
-    @staticmethod
-    def post(url: str, *, json: object, headers: dict[str, str], stream: bool) -> httpx.Response:
-        assert stream
-        return httpx.post(url, json=json, headers=headers, timeout=10)
-
-
-def ported(example: str, url: str) -> str:
-    return example.replace("https://dealflow-mcp-rl-platform.vercel.app", url)
-
-
-def run_python(example: str, url: str) -> tuple[dict[str, Any], str]:
-    space: dict[str, Any] = {"requests": Requests, "json": json}
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(ported(example, url).replace("import requests\n", ""), space)
-    return space, printed.getvalue()
-
-
-async def test_the_documents_python_line_by_line_client_sends_a_message(stack: Stack) -> None:
-    _, printed = await asyncio.to_thread(run_python, PYTHON_EXAMPLE, stack.url)
-    types = re.findall(r"^(\w+): \{", printed, re.MULTILINE)
-    assert types == ["start", "status", "authenticated", "executing", "result", "complete"]
-    assert "SMS sent successfully: {'messageId': 'msg_" in printed
-
-
-async def test_the_documents_elevenlabs_connector_looks_up_and_writes(stack: Stack) -> None:
-    space, _ = await asyncio.to_thread(run_python, ELEVENLABS_EXAMPLE, stack.url)
-    assert space["contact"]["id"] == "contact_123"
-    assert space["sms_result"].keys() == {"messageId", "status"}
-    asked = [event for event in await stack.events() if event.type == "sms.requested"]
-    assert len(asked) == 1
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on PATH")
-async def test_the_documents_node_client_finds_the_contact(stack: Stack, tmp_path: Path) -> None:
-    script = tmp_path / "client.js"
-    script.write_text(ported(NODE_EXAMPLE, stack.url).replace("require('https')", "require('http')"))
-    node = await asyncio.create_subprocess_exec("node", str(script), stdout=-1, stderr=-1)
-    output, errors = await asyncio.wait_for(node.communicate(), 20)
-    assert errors == b""
-    assert b"Found contacts:" in output
-    assert b"contact_123" in output
+# Formats
 
 
 @pytest.mark.parametrize(
@@ -446,6 +257,44 @@ async def test_the_tools_are_listed_with_what_they_take_and_do(stack: Stack) -> 
         assert tool.keys() == {"name", "description", "effect", "parameters"}
         assert tool["effect"] in ("read", "write")
         assert tool["parameters"]["type"] == "object"
+
+
+async def test_every_tool_answers_what_the_contract_says(stack: Stack) -> None:
+    """In the order in which an assistant would use them: later calls take what earlier ones gave."""
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
+    answered: set[str] = set()
+
+    async def call(tool: str, **arguments: Any) -> Any:
+        response = await http.post(f"/api/ai/{tool}", json=arguments)
+        assert response.status_code == 200, response.text
+        answered.add(tool)
+        return response.json()["data"]
+
+    async with stack.http() as http:
+        contact = await call("create_contact", name="Ann Lee", phone="+14155550001", email="ann@example.org")
+        assert contact.keys() == {*JOHN, "createdAt", "updatedAt", "new"}
+        assert (await call("search_contacts", query="ann lee"))["total"] == 1
+        assert (await call("get_contact_by_phone", phone="+14155550001"))["id"] == contact["id"]
+        for tool, text in (("send_sms", {"message": "Hi"}), ("send_email", {"subject": "Hi", "html": "<p>Hi</p>"})):
+            sent = await call(tool, contactId=contact["id"], **text)
+            assert (sent.keys(), sent["status"]) == ({"messageId", "status"}, "queued")
+        slots = (await call("get_free_slots", startDate=tomorrow, endDate=tomorrow))[tomorrow]["slots"]
+        booked = await call("create_appointment", contactId=contact["id"], startTime=slots[0], title="Visit")
+        assert (booked["startTime"], booked["contactId"]) == (slots[0], contact["id"])
+        again = {"contactId": contact["id"], "startTime": slots[0]}
+        taken = await http.post("/api/ai/create_appointment", json=again)
+        assert (taken.status_code, taken.json()["code"]) == (409, "SLOT_TAKEN")
+        deal = await call("create_opportunity", contactId=contact["id"], name="Bike", monetaryValue=2200)
+        won = await call("update_opportunity_status", opportunityId=deal["id"], status="won")
+        assert (deal["status"], won["status"], won["id"]) == ("open", "won", deal["id"])
+        assert (await call("get_location"))["name"] == "Demo Dental"
+        john = {"contactId": "contact_123"}
+        assert (await call("fetch_preapproved_offer", **john))["preApprovedLimit"] == 25_000
+        assert (await call("get_credit_score", **john))["eligible"]
+        assert (await call("verify_kyc", **john))["verified"]
+        assert (await call("underwrite_loan", **john, amount=10_000, tenureMonths=36))["decision"] == "approved"
+        assert (await call("generate_sanction_letter", **john))["letter"].startswith("Dear John Doe")
+    assert answered == {spec.name for spec in TOOL_SPECS}
 
 
 # VAPI
