@@ -11,6 +11,7 @@ from projections.callbacks import CALLBACKS
 from projections.calls import CALLS
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS
+from projections.memory import MEMORY
 from projections.opportunities import OPPORTUNITIES
 from projections.projection import Projection
 
@@ -23,4 +24,5 @@ PROJECTIONS: tuple[Projection[Any], ...] = (
     OPPORTUNITIES,
     BORROWERS,
     CALLBACKS,
+    MEMORY,
 )

@@ -21,7 +21,8 @@ from eventstore.events.sms import SmsRequested
 from eventstore.schema import Body, Event, Position, UnknownEvent
 from eventstore.telemetry import FIRST_TOKEN_SECONDS
 from projections.assistants import Assistant
-from workers import context, prompt
+from projections.memory import MEMORY
+from workers import context, memory, prompt
 from workers.deltas import Deltas
 from workers.errors import TryAgain
 from workers.groups import together
@@ -57,6 +58,8 @@ class Answer:
         self._index = 0
         self._until = work.item.position
         self._history: list[Message] = []
+        self._notes = ""
+        self._memory_due: list[Event] = []
 
     async def give(self, latest_message: Position) -> Done:
         await self._begin(latest_message)
@@ -94,7 +97,7 @@ class Answer:
             await self._append(ReplyRestarted(attempt=self._attempt, text=turn.text))
         self._assistant = assistants[self._assistant_id]
         self._tools = Tools(Team(work, self._model, assistants, self._events, self._attempt), self._assistant)
-        self._history = await self._read_history()
+        await self._read_history()
 
     async def _call_model(self, call: CallModel) -> StepDone | None:
         """The finished step: recorded if the turn goes on, else returned, because the answer's end records it."""
@@ -119,12 +122,17 @@ class Answer:
         await self._append(step)
         return None
 
-    async def _read_history(self) -> list[Message]:
-        work = self._work
-        assert work.item.conversation is not None
+    async def _read_history(self) -> None:
+        """The last messages, and what is remembered of those before them; both within one budget."""
+        work, conversation = self._work, self._work.item.conversation
+        assert conversation is not None
         after = Position(max(0, work.item.position.ms - HISTORY_MS), 0)
-        history = await work.log.read_conversation(work.org, work.item.conversation, after)
-        return prompt.fit(context.messages(history, self._until))
+        history = await work.log.read_conversation(work.org, conversation, after)
+        self._memory_due = memory.due(history, conversation)
+        messages = context.messages(history, self._until)
+        remembered = await (await work.services.engine.level(work.org, MEMORY)).get(conversation)
+        self._notes = memory.notes(remembered, memory.question_of(messages), work.services.now_ms())
+        self._history = prompt.fit(messages, prompt.TOKEN_BUDGET - prompt.text_tokens(self._notes))
 
     def _request(self, call: CallModel) -> ModelRequest:
         return ModelRequest(
@@ -136,6 +144,7 @@ class Answer:
             step=call.step,
             attempt=self._attempt,
             sender=self._message.sender,
+            notes=self._notes,
         )
 
     async def _stream(self, request: ModelRequest, before: str, deltas: Deltas) -> StepDone:
@@ -176,7 +185,7 @@ class Answer:
         events = [Event(completed, self._actor)]
         if (sms := self._text_message(completed)) is not None:
             events.append(Event(sms, self._actor, lane=f"send:{self._work.item.conversation}"))
-        return Done(events, self._work.epoch)
+        return Done([*events, *self._memory_due], self._work.epoch)
 
     def _text_message(self, completed: ReplyCompleted) -> SmsRequested | None:
         message = self._message

@@ -57,6 +57,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One model call. `model` None is the installation's default; one that has no choice of models ignores it.
 
     With `may_use_tools` off the tools are still named, because the messages speak of them, but none may be called.
+    `notes` is what is remembered of the person, and differs from answer to answer where `system` stays the same.
     `attempt` is the reply's. `sender` is the customer's own address, for tools that look it up.
     """
 
@@ -68,6 +69,7 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     step: int = 1
     attempt: int = 1
     sender: str | None = None
+    notes: str = ""
 
 
 PAUSED = "pause_turn"

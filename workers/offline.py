@@ -12,6 +12,7 @@ from typing import Any
 
 from eventstore.events.replies import ToolCall, Usage
 from workers import offline_lending as lending
+from workers import offline_memory
 from workers.model import (
     AssistantMessage,
     Message,
@@ -41,6 +42,7 @@ _EMERGENCY = re.compile(
     r"|\bunconscious|\bbleeding (heavily|badly)|\boverdose|\bpoison|\bsuicid|\bkill myself|\bhurt myself",
     re.I,
 )
+_RECALL = re.compile(r"\b(remember|know)\b.*\b(me|my|I)\b|\b(what|who|where|when)('s| is| are) my\b", re.I)
 _FIND = re.compile(
     r"(?:^\W*|\bplease |\b(?:can|could) you )(?:find|search(?: for)?|look up) (?P<name>[^?!.,;]{1,80})", re.I
 )
@@ -74,6 +76,9 @@ _ABILITIES = {
 def respond(request: ModelRequest) -> StepDone:
     """The whole step at once: calls for what needs looking up, then one answer to all open questions."""
     questions, results = open_questions(request.messages)
+    if any(tool.name == offline_memory.REMEMBER for tool in request.tools):
+        noted = ToolCall("call_1", offline_memory.REMEMBER, offline_memory.notes(questions[-1]))
+        return StepDone("", (noted,), "tool_use", _usage(request, ""))
     if request.may_use_tools and (calls := _calls(request, questions, results)):
         text = "Let me look into that." if any(call.tool == "fetch_preapproved_offer" for call in calls) else ""
         return StepDone(text, calls, "tool_use", _usage(request, text))
@@ -124,6 +129,8 @@ def _sentences(request: ModelRequest, questions: Sequence[str], results: Sequenc
         return [*sentences, *quoted, *told, *lending.asked_back(request, results)]
     if questions and all(_GREETING.fullmatch(question) for question in questions):
         return [f"Hello! I am the offline assistant{_abilities(request)}."]
+    if any(_RECALL.search(question) for question in questions) and (recalled := offline_memory.told(request.notes)):
+        return [*sentences, recalled]
     return [
         *sentences,
         f"You wrote {_quoted(questions)}.",

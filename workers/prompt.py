@@ -8,7 +8,7 @@ from projections.assistants import Assistant
 from workers.model import AssistantMessage, Message, ToolResults, UserMessage
 
 TOKEN_BUDGET = 6_000
-"""For the messages of a conversation; the newest count first."""
+"""For the messages of a conversation, the newest first, and what is remembered of those before them."""
 _BYTES_PER_TOKEN = 4
 _SHORT_CHANNELS = frozenset({"sms", "whatsapp"})
 
@@ -63,7 +63,10 @@ def tokens(message: Message) -> int:
     """A rough count that needs no tokenizer."""
     match message:
         case UserMessage(text=text) | AssistantMessage(text=text):
-            size = len(text.encode())
+            return text_tokens(text) + 4
         case ToolResults(results=results):
-            size = sum(len(str(result.content)) for result in results)
-    return size // _BYTES_PER_TOKEN + 4
+            return sum(len(str(result.content)) for result in results) // _BYTES_PER_TOKEN + 4
+
+
+def text_tokens(text: str) -> int:
+    return len(text.encode()) // _BYTES_PER_TOKEN

@@ -116,7 +116,7 @@ class Claude:
         return await self._client.messages.create(
             model=model,
             max_tokens=room,
-            system=cast("Any", anthropic_request.system(request.system)),
+            system=cast("Any", anthropic_request.system(request.system, request.notes)),
             messages=cast("Any", anthropic_request.turns(request.messages)),
             tools=cast("Any", tools) if tools else anthropic.omit,
             # Tools stay named although none may be called: the API refuses calls in messages without them.

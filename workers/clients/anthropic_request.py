@@ -43,8 +43,9 @@ def tools(specs: Sequence[ToolSpec]) -> list[dict[str, Any]]:
     return found
 
 
-def system(text: str) -> list[dict[str, Any]]:
-    return [{"type": "text", "text": text, "cache_control": CACHED}]
+def system(text: str, notes: str = "") -> list[dict[str, Any]]:
+    """The notes come behind the prefix that is cached: they differ from answer to answer."""
+    return [{"type": "text", "text": text, "cache_control": CACHED}, *([_text(notes)] if notes else [])]
 
 
 def _blocks(message: Message) -> list[Block]:
