@@ -15,16 +15,10 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
+from eventstore.schema import Recorded
 from eventstore.tickets import Tickets
 from projections.callback_urls import Allowed
 from projections.engine import Engine
-
-
-class Caps(NamedTuple):
-    """What one organization may have at once: open `streams` in each process, `pending` work in all of them."""
-
-    streams: int = 50_000
-    pending: int = 10_000
 
 
 class Quota(NamedTuple):
@@ -45,14 +39,13 @@ JWTS = web.AppKey("jwts", Jwts)
 LIMITS = web.AppKey("limits", Limits)
 PRESENCE = web.AppKey("presence", Presence)
 
-RUN_DIALECTS = web.AppKey("run_dialects", Mapping[str, Callable[[Wire], Dialect]])
+RUN_DIALECTS = web.AppKey("run_dialects", Mapping[str, Callable[[Wire, Recorded], Dialect]])
 
 CALLBACKS_ALLOWED = web.AppKey("callbacks_allowed", Allowed)
 """Where callbacks may go besides public addresses."""
 DEVELOPMENT = web.AppKey("development", bool)
 """`trunkline up` on a loopback address without a public URL."""
 QUOTA = web.AppKey("quota", Quota)
-CAPS = web.AppKey("caps", Caps)
 PUBLIC_URL = web.AppKey("public_url", str)
 """Where providers reach this installation, without a trailing slash: what Twilio signs in front of the path."""
 DEFAULT_NAME = web.AppKey("default_name", str)

@@ -91,7 +91,8 @@ async def deliver(request: web.Request, audience: Audience, subscriber: Subscrib
 
 @contextmanager
 def counted(format: Format) -> Iterator[None]:
-    gauge = SUBSCRIBERS.labels(format.dialect.name, format.wire.name)
+    name = format.dialect.name.partition(":")[0]  # what follows would be a label for every session
+    gauge = SUBSCRIBERS.labels(name, format.wire.name)
     gauge.inc()
     try:
         yield

@@ -80,6 +80,9 @@ class OrgKeys:
     def lease(self, name: str) -> str:
         return f"{self.prefix}lease:{name}"
 
+    def client_secret(self, session: str) -> str:
+        return f"{self.prefix}session:{session}:secret"
+
 
 @lru_cache(maxsize=20_000)
 def of(org: OrgId) -> OrgKeys:

@@ -107,6 +107,19 @@ class Providers:
             stored = await self._pipe.call("GET", place)
         return self._sealing.open(place, stored).decode()
 
+    async def keep_client_secret(self, org: OrgId, session: str, secret: str, life_s: int) -> None:
+        """What a session's client proves itself with at its provider; gone when the session is."""
+        place = keys.of(org).client_secret(session)
+        await self._pipe.call("SET", place, self._sealing.keep(place, secret.encode()), "EX", life_s)
+
+    async def client_secret(self, org: OrgId, session: str) -> str | None:
+        place = keys.of(org).client_secret(session)
+        stored = await self._pipe.call("GET", place)
+        return self._sealing.open(place, stored).decode() if stored is not None else None
+
+    async def forget_client_secret(self, org: OrgId, session: str) -> None:
+        await self._pipe.call("DEL", keys.of(org).client_secret(session))
+
     async def replace_callback_secret(self, org: OrgId) -> str:
         """A new one, at once and everywhere."""
         place, secret = keys.callback_secret(org), new_signing_secret()

@@ -14,6 +14,7 @@ from projections.conversations import CONVERSATIONS
 from projections.memory import MEMORY
 from projections.opportunities import OPPORTUNITIES
 from projections.projection import Projection
+from projections.sessions import SESSIONS
 
 PROJECTIONS: tuple[Projection[Any], ...] = (
     CONVERSATIONS,
@@ -23,6 +24,7 @@ PROJECTIONS: tuple[Projection[Any], ...] = (
     CALENDARS,
     OPPORTUNITIES,
     BORROWERS,
+    SESSIONS,
     CALLBACKS,
     MEMORY,
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from edges.dialects import (
+    health_agent,
+    health_threads,
     loan_chat,
     native,
     native_assistants,
@@ -25,6 +27,8 @@ DIALECTS = (
     native_assistants,
     native_dead_letters,
     staff_chat,
+    health_agent,
+    health_threads,
     loan_chat,
     outbound_call,
     tool_stream,
@@ -35,6 +39,7 @@ RUN_DIALECTS = {
     "native": native_runs.run_dialect,
     "tools": tool_stream.run_dialect,
     "staff": staff_chat.run_dialect,
+    "health": health_agent.run_dialect,
     "loan": loan_chat.run_dialect,
 }
 """How a run can be shown, by the name in `?dialect=`; a message's `source` is the name of the one it came by."""

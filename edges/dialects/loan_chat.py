@@ -126,7 +126,7 @@ LOAN = Dialect("loan", _render)
 LOAN_SOCKET = Dialect("loan-socket", _render_socket)
 
 
-def run_dialect(wire: Wire) -> Dialect:
+def run_dialect(wire: Wire, root: Recorded) -> Dialect:
     return LOAN_SOCKET if wire is WEBSOCKET else LOAN
 
 

@@ -39,7 +39,7 @@ def _render(event: Recorded) -> list[Frame]:
 NATIVE_RUN = Dialect("native-run", _render)
 
 
-def run_dialect(wire: Wire) -> Dialect:
+def run_dialect(wire: Wire, root: Recorded | None = None) -> Dialect:
     return NATIVE_RUN
 
 
@@ -49,7 +49,7 @@ def _dialect(request: web.Request, root: Recorded, wire: Wire) -> Dialect:
     asked = request.query.get("dialect")
     if asked is not None and asked not in known:
         raise ApiError(422, "BAD_DIALECT", f"dialect: expected one of {', '.join(known)}, got {asked[:40]!r}")
-    return known[asked or _started_in(root, known)](wire)
+    return known[asked or _started_in(root, known)](wire, root)
 
 
 def _started_in(root: Recorded, known: Container[str]) -> str:

@@ -114,7 +114,7 @@ def _render(event: Recorded) -> list[Frame]:
 STAFF = Dialect("staff", _render)
 
 
-def run_dialect(wire: Wire) -> Dialect:
+def run_dialect(wire: Wire, root: Recorded) -> Dialect:
     return STAFF
 
 

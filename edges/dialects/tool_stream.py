@@ -110,7 +110,11 @@ TOOLS_SSE = Dialect("tools-sse", _render_sse, named=True)
 TOOLS_NDJSON = Dialect("tools-ndjson", _render_ndjson, named=True)
 
 
-def run_dialect(wire: Wire) -> Dialect:
+def run_dialect(wire: Wire, root: Recorded) -> Dialect:
+    return _dialect(wire)
+
+
+def _dialect(wire: Wire) -> Dialect:
     return TOOLS_SSE if wire is SSE else TOOLS_NDJSON
 
 
@@ -152,7 +156,7 @@ async def _run(request: web.Request, wire: Wire) -> web.StreamResponse:
 
 
 async def _stream(request: web.Request, caller: Caller, raw: bytes, wire: Wire) -> web.StreamResponse:
-    return await start_or_attach(request, caller, tool_run(request, caller, raw), wire, run_dialect(wire))
+    return await start_or_attach(request, caller, tool_run(request, caller, raw), wire, _dialect(wire))
 
 
 async def _answer_json(request: web.Request, caller: Caller, raw: bytes) -> web.Response:

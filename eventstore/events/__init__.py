@@ -18,6 +18,7 @@ from eventstore.events import (
     opportunities,
     replies,
     runs,
+    sessions,
     sms,
     tools,
     work,
@@ -42,6 +43,7 @@ FAMILIES = (
     memory,
     assistants,
     runs,
+    sessions,
     work,
 )
 
@@ -58,6 +60,9 @@ TERMINAL_TYPES = frozenset(
         "reply.deferred",
         "call.ended",
         "call.failed",
+        "session.created",
+        "session.refreshed",
+        "session.failed",
     }
 )
 """A run ends with one of these, or with `tool.completed|failed` when a tool call is its root."""

@@ -114,6 +114,7 @@ class Stack:
         self.model: Model = OfflineModel(0)
         self.work: dict[str, Any] = {"settle_s": 0.0}
         """What workers that start from now on work with instead of the defaults."""
+        self.providers = ProviderSettings()
         self._edges: list[Edge] = []
         self._no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making a client's own takes longer than its requests
 
@@ -263,7 +264,7 @@ class Stack:
         services = Services(
             log=self.log,
             engine=Engine(self.log, ReadModels(self.pipe)),
-            providers=Providers(self.pipe, self.organizations, ProviderSettings()),
+            providers=Providers(self.pipe, self.organizations, self.providers),
             model=self._the_model,
             default_model="test",
             tools=self.tools,

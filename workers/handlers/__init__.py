@@ -1,6 +1,6 @@
 """What workers do, by the type of the event that asks for it."""
 
-from workers.handlers import call, callback, delivery, email, handback, memory, person, reply, sms, tool
+from workers.handlers import call, callback, delivery, email, handback, memory, person, reply, session, sms, tool
 from workers.work import Handler
 
 HANDLERS: tuple[Handler, ...] = (
@@ -13,5 +13,6 @@ HANDLERS: tuple[Handler, ...] = (
     email.HANDLER,
     delivery.HANDLER,
     callback.HANDLER,
+    session.HANDLER,
     memory.HANDLER,
 )
