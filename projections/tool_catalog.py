@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
@@ -38,9 +39,15 @@ class ToolSpec(NamedTuple):
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON Schema of the arguments, as models and clients are told."""
-        schema = self.arguments.model_json_schema(schema_generator=_PlainSchema)
-        return {name: value for name, value in schema.items() if name not in ("title", "description")}
+        """JSON Schema of the arguments, as models and clients are told; not to be changed."""
+        return _schema_of(self.arguments)
+
+
+@cache
+def _schema_of(arguments: type[Arguments]) -> dict[str, Any]:
+    """Once: making one takes as long as a hundred tokens of an answer."""
+    schema = arguments.model_json_schema(schema_generator=_PlainSchema)
+    return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
 SEARCH_CONTACTS = ToolSpec(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-COALESCE_S = 0.03
-"""Below what an eye notices, and an order of magnitude fewer appends than tokens."""
+SHARE = 5
+"""An append is followed by a pause of so many times its length: slow appends say that others append, too."""
+MOST_S = 0.04
+"""The longest pause: below what an eye notices."""
 
 
 class Deltas:
@@ -21,7 +23,7 @@ class Deltas:
         self._store = store
         self._gathered: list[str] = []
         self._some = asyncio.Event()
-        self._closed = asyncio.Event()
+        self._closed = False
 
     def add(self, text: str) -> None:
         if text:
@@ -29,17 +31,20 @@ class Deltas:
             self._some.set()
 
     def close(self) -> None:
-        self._closed.set()
+        self._closed = True
         self._some.set()
 
     async def write(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._some.wait()
             self._some.clear()
             while self._gathered:
+                began = loop.time()
                 await self._store_gathered()
-                await self._pause()
-            if self._closed.is_set():
+                if not self._closed:
+                    await asyncio.sleep(min((loop.time() - began) * SHARE, MOST_S))
+            if self._closed:
                 return
 
     async def _store_gathered(self) -> None:
@@ -47,11 +52,3 @@ class Deltas:
         await self._store(self.index, text)
         self.index += 1
         self.text += text
-
-    async def _pause(self) -> None:
-        """Ends early when the stream has."""
-        try:
-            async with asyncio.timeout(COALESCE_S):
-                await self._closed.wait()
-        except TimeoutError:
-            return

@@ -199,9 +199,9 @@ def _body_faults(body: dict[str, Any]) -> list[str]:
     faults = [f"{name}: not permitted" for name in ("temperature", "top_p", "top_k") if name in body]
     if not body.get("stream") or not body["max_tokens"] > 0 or not body["model"]:
         faults.append("stream, max_tokens, model: expected")
-    marked = [*body.get("system", []), *body.get("tools", [])[-1:], body]
+    marked = [*body.get("system", [])[:1], *body.get("tools", [])[-1:], body]
     if not all(part.get("cache_control") == {"type": "ephemeral"} for part in marked):
-        faults.append("cache_control: expected on system, on the last tool and on the request")
+        faults.append("cache_control: expected on the first of system, on the last tool and on the request")
     return faults + _turn_faults(body["messages"], has_tools=bool(body.get("tools")))
 
 

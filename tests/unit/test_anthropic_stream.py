@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eventstore.events.replies import ToolCall, Usage
 from tests.support.anthropic_api import (
@@ -24,7 +26,7 @@ from tests.support.anthropic_api import (
 )
 from workers import prices
 from workers.clients import anthropic_request
-from workers.clients.anthropic_stream import REFUSAL, StreamedMessage
+from workers.clients.anthropic_stream import LONGEST_EVENT, REFUSAL, EventReader, StreamedMessage
 from workers.errors import Rejected, TryAgain
 from workers.model import AssistantMessage, StepDone, ToolResult, ToolResults, ToolSpec, UserMessage
 
@@ -43,6 +45,26 @@ def heard(frames: list[Frame]) -> StreamedMessage:
 
 def done(*blocks: Block, stop_reason: str = "end_turn", **usage: int) -> StepDone:
     return heard(message(*blocks, stop_reason=stop_reason, **usage)).done(has_room=True)
+
+
+@given(st.lists(st.integers(1, 400)), st.sampled_from([b"\n", b"\r\n"]))
+def test_events_are_the_same_however_their_bytes_arrive(cuts: list[int], end: bytes) -> None:
+    """What has no blank line behind it is no event."""
+    frames = [each for each in sample("tool_use") if isinstance(each, bytes)]
+    stream = b": a comment\n\n" + b"".join(frames) + b'event: x\ndata: {"type":"cut"}\n'
+    stream = stream.replace(b"\n", end)
+    reader, events = EventReader(), list[dict[str, Any]]()
+    for cut in [*cuts, len(stream)]:
+        events += reader.read(stream[:cut])
+        stream = stream[cut:]
+    assert events == [json.loads(each.partition(b"data: ")[2]) for each in frames]
+
+
+def test_bytes_without_an_end_are_not_gathered_for_ever() -> None:
+    reader = EventReader()
+    assert reader.read(b"x" * LONGEST_EVENT) == []
+    with pytest.raises(ValueError, match="more than"):
+        reader.read(b"x")
 
 
 def test_text_is_that_of_all_deltas() -> None:

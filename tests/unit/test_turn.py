@@ -130,7 +130,10 @@ class Life:
         self._append(ReplyRestarted(attempt=self.attempt, text=turn.text) if turn.started else STARTED)
         last: StepDone | None = None
         while not isinstance(step := next_step(self._log, last), Finish):
-            last = self._call_model(step) if isinstance(step, CallModel) else self._run_tools(step)
+            if isinstance(step, CallModel):
+                last = self._call_model(step)
+            else:
+                self._run_tools(step)
         self._append(ReplyCompleted(message_id="m", attempt=self.attempt, model="m", text=step.text))
 
     def _call_model(self, call: CallModel) -> StepDone | None:

@@ -1,4 +1,4 @@
-"""One streamed message of Anthropic's Messages API, put together from its events.
+"""One streamed message of Anthropic's Messages API, from its bytes and events to a finished step.
 
 https://platform.claude.com/docs/en/build-with-claude/streaming. The vendor adds events, blocks and deltas without
 notice: whatever is unknown is passed over.
@@ -18,10 +18,28 @@ from workers.prices import cost_usd
 REFUSAL = "I am sorry, but I cannot help with that."
 """In place of an answer that the model has broken off by the rules of its maker."""
 
+LONGEST_EVENT = 1 << 20
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 _RETURNABLE = frozenset({"text", "tool_use", "thinking", "redacted_thinking"})
 _UNREBUILDABLE = frozenset({"thinking", "redacted_thinking"})
 _COUNTS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+class EventReader:
+    """Server-sent events out of the bytes they come in; what has no blank line behind it yet is kept."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def read(self, piece: bytes) -> list[dict[str, Any]]:
+        """Raises ValueError for data that is no JSON object, and for an event without an end."""
+        *whole, self._rest = (self._rest + piece).replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(self._rest) > LONGEST_EVENT:
+            raise ValueError(f"an event of more than {LONGEST_EVENT} bytes")
+        datas = [b"".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:")) for event in whole]
+        return [_decode(data) for data in datas if data]
 
 
 class StreamedMessage:
@@ -61,7 +79,7 @@ class StreamedMessage:
         if self.stop_reason in _CUT and (self._of_type("tool_use") or not self.text.strip()):
             self._refuse_cut(has_room and self.stop_reason == "max_tokens")
         calls = self._calls() if self.stop_reason == "tool_use" else ()
-        return StepDone(self.text, calls, self.stop_reason, self.usage, self._to_return())
+        return StepDone(self.text, calls, self.stop_reason or "end_turn", self.usage, self._to_return())
 
     @property
     def usage(self) -> Usage:
