@@ -14,11 +14,8 @@ from projections.conversations import CONVERSATIONS
 from projections.memory import MEMORY
 from projections.opportunities import OPPORTUNITIES
 from projections.projection import Projection
-<<<<<<< Updated upstream
 from projections.sessions import SESSIONS
-=======
 from projections.usage import USAGE
->>>>>>> Stashed changes
 
 PROJECTIONS: tuple[Projection[Any], ...] = (
     CONVERSATIONS,
@@ -30,9 +27,6 @@ PROJECTIONS: tuple[Projection[Any], ...] = (
     BORROWERS,
     SESSIONS,
     CALLBACKS,
-<<<<<<< Updated upstream
     MEMORY,
-=======
     USAGE,
->>>>>>> Stashed changes
 )
