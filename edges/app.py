@@ -12,6 +12,7 @@ from aiohttp import web
 from edges import app_keys, cors, health, limits
 from edges.app_keys import (
     CALLBACKS_ALLOWED,
+    CAPS,
     DEFAULT_NAME,
     DEVELOPMENT,
     ENGINE,
@@ -25,6 +26,7 @@ from edges.app_keys import (
     QUOTA,
     STARTED,
     TICKETS,
+    Caps,
     Quota,
 )
 from edges.bodies import MAX_BODY_BYTES
@@ -61,6 +63,7 @@ class EdgeSettings(NamedTuple):
     redis_url: str
     development: bool = False
     quota: Quota = Quota()
+    caps: Caps = Caps()
     public_url: str = ""
     default_name: str = ""
     jwt: JwtSettings | None = None
@@ -91,7 +94,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app[DEFAULT_NAME] = settings.default_name
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
-    app[TICKETS] = Tickets(pipe)
+    app[CAPS], app[TICKETS] = settings.caps, Tickets(pipe)
     if settings.jwt is not None:
         app[JWTS] = Jwts(settings.jwt)
     app[STREAMS] = OpenStreams(organizations, app[TICKETS])

@@ -21,6 +21,13 @@ from projections.callback_urls import Allowed
 from projections.engine import Engine
 
 
+class Caps(NamedTuple):
+    """What one organization may have at once: open `streams` in each process, `pending` work in all of them."""
+
+    streams: int = 50_000
+    pending: int = 10_000
+
+
 class Quota(NamedTuple):
     """What one credential may do in a window: `requests`, and `opens` of streams apart from them; 0 is no limit."""
 
@@ -46,6 +53,7 @@ CALLBACKS_ALLOWED = web.AppKey("callbacks_allowed", Allowed)
 DEVELOPMENT = web.AppKey("development", bool)
 """`trunkline up` on a loopback address without a public URL."""
 QUOTA = web.AppKey("quota", Quota)
+CAPS = web.AppKey("caps", Caps)
 PUBLIC_URL = web.AppKey("public_url", str)
 """Where providers reach this installation, without a trailing slash: what Twilio signs in front of the path."""
 DEFAULT_NAME = web.AppKey("default_name", str)

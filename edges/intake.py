@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 from aiohttp import web
 
-from edges.app_keys import LOG
+from edges.app_keys import CAPS, LOG
 from edges.auth import Caller
 from edges.errors import POSITION, ApiError, of_store
 from eventstore.append import (
@@ -79,6 +79,7 @@ async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted
         expected=given.expected,
         epoch=given.epoch,
         addresses=given.addresses,
+        max_pending=request.app[CAPS].pending,
     )
     accepted = await record(request.app[LOG], caller.org, append)
     request[POSITION] = accepted.positions[-1]
@@ -145,7 +146,7 @@ def _accepted(append: Append, outcome: Outcome) -> Accepted:
         case Fenced(why=why):
             raise ApiError(409, "FENCED", f"the conversation has changed hands meanwhile ({why})")
         case Backlog():
-            message = "the organization's log takes nothing more until it has been archived"
+            message = "the organization has as much on its log, or unfinished, as is taken in; try again later"
             raise ApiError(503, "BACKLOG", message, {"Retry-After": str(BACKLOG_RETRY_S)})
 
 

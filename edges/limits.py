@@ -10,9 +10,10 @@ from typing import Literal
 
 from aiohttp import web
 
-from edges.app_keys import DEVELOPMENT, LIMITS, QUOTA, Quota
+from edges.app_keys import CAPS, DEVELOPMENT, LIMITS, QUOTA, Quota
 from edges.auth import Caller
 from edges.errors import ApiError, ComeBackLater
+from edges.open_streams import STREAMS
 from eventstore.limits import Budget
 
 Bucket = Literal["requests", "opens"]
@@ -35,14 +36,29 @@ async def charge_open(request: web.Request, caller: Caller, *, free: bool = Fals
     Beyond the limit raises 429; for a `subscription` (a GET that starts no work) read as `text/event-stream`
     ComeBackLater, which the error middleware turns into 200, `retry:` and an abort (CONTRACT 0.5).
     """
+    check_room(request, caller, subscription=subscription)
     if free or not _is_limited(request, "opens"):
         return
     budget = await _spend(request, caller, "opens")
     if budget.allowed:
         return
-    if subscription and request.method == "GET" and "text/event-stream" in request.headers.get("Accept", ""):
+    if subscription and _is_event_source(request):
         raise ComeBackLater
     raise _too_many(request, "opens", budget)
+
+
+def check_room(request: web.Request, caller: Caller, *, subscription: bool = False) -> None:
+    """Before a stream opens, and before the work starts that it shows: 503, or ComeBackLater, at the cap."""
+    if request.app[STREAMS].of(caller.org) < request.app[CAPS].streams:
+        return
+    if subscription and _is_event_source(request):
+        raise ComeBackLater
+    message = f"the organization has {request.app[CAPS].streams} streams open"
+    raise ApiError(503, "TOO_MANY_STREAMS", message, {"Retry-After": "15"})
+
+
+def _is_event_source(request: web.Request) -> bool:
+    return request.method == "GET" and "text/event-stream" in request.headers.get("Accept", "")
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -17,7 +17,7 @@ from edges.app_keys import LOG, ORGANIZATIONS, PRESENCE
 from edges.auth import Caller
 from edges.errors import ApiError
 from edges.intake import Accepted, Input, accept, client_key
-from edges.limits import charge
+from edges.limits import charge, check_room
 from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.subscriptions import Filter, Format
@@ -78,6 +78,7 @@ async def start_or_attach(
     seen = resume.last_seen(request)
     if seen is not None:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
+    check_room(request, caller)
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)

@@ -7,7 +7,7 @@
 --      6 control epoch this writer began with ('' = not fenced)   7 control: '' | take | release | holds   8 agent
 --      9 lane token ('' = no lane held; else lane 1 is the held one)   10 owner   11 queue head that is being handled
 --      12 what becomes of the held lane: '' | finish | retry | park | release   13 retry delay_ms   14 lease_ms
---      15 delta sequence ('' = none)   16 cap on facts (0 = none)   17 token retention_ms   18 organization's key prefix
+--      15 delta sequence ('' = none)   16 caps 'facts/unfinished work' (0 = none)   17 token retention_ms   18 organization's key prefix
 --      19 conversations  20 lanes  21 events; then (id, address) per conversation, a name per lane, and per event:
 --      kind f|d, conversation (0 = none), lane (0 = none), type, actor, run ('' = its own, '@i' = that of event i),
 --      cause (same), data, personal, digest
@@ -67,10 +67,12 @@ if expected ~= '' then
 end
 
 -- 4. Back-pressure holds back inputs, never the results of work that was accepted.
-local cap = tonumber(ARGV[16])
-if cap > 0 and token == '' and n_events > 0 then
-  local length = call('XLEN', KEYS[1])
-  if length >= cap then return {'BACKLOG', int(length)} end
+if token == '' and n_events > 0 then
+  local cap, cap_pending = string.match(ARGV[16], '^(%d+)/(%d+)$')
+  local length = cap ~= '0' and call('XLEN', KEYS[1]) or -1
+  local pending = cap_pending ~= '0' and n_lanes > 0 and tonumber(call('HGET', KEYS[3], 'q') or '0') or -1
+  if length >= tonumber(cap) then return {'BACKLOG', int(length)} end
+  if pending >= tonumber(cap_pending) then return {'BACKLOG', int(pending)} end
 end
 
 -- 5. Write. One clock for both streams; it never runs backwards, whatever the server's does.
@@ -101,7 +103,7 @@ local function ring(lane, key) -- the doorbell of a lane that has work and nobod
   call('HSET', key, 'w', call('XADD', KEYS[5], '*', 'o', ARGV[1], 'l', lane))
 end
 
-local positions, versions, first_number, touched = {}, {}, n + 1, {}
+local positions, versions, first_number, touched, queued = {}, {}, n + 1, {}, 0
 local retention = tonumber(ARGV[17])
 for i = 1, n_events do
   local at = first_event + (i - 1) * 10
@@ -137,9 +139,12 @@ for i = 1, n_events do
     call('XADD', KEYS[1], id, 't', ARGV[at + 3], 'c', name, 'n', int(n), 'v', v, 'r', run, 'k', cause,
       'a', ARGV[at + 4], 'd', ARGV[at + 7], 'p', ARGV[at + 8], 'h', ARGV[at + 9])
     if run ~= '' then call('RPUSH', ARGV[18] .. 'run:' .. run .. ':f', id) end
-    if lane > 0 and call('RPUSH', KEYS[lane_keys + 2 * lane], id) == 1 then
-      local key = KEYS[lane_keys + 2 * lane - 1]
-      if call('HGET', key, 's') ~= 'parked' then ring(ARGV[lane_names + lane], key) end
+    if lane > 0 then
+      queued = queued + 1
+      if call('RPUSH', KEYS[lane_keys + 2 * lane], id) == 1 then
+        local key = KEYS[lane_keys + 2 * lane - 1]
+        if call('HGET', key, 's') ~= 'parked' then ring(ARGV[lane_names + lane], key) end
+      end
     end
   end
 end
@@ -157,7 +162,7 @@ end
 -- 6. The held lane: next item, a retry later, parked, or handed back.
 local next_position, next_fields, next_epoch, next_holder = '', {}, '0', ''
 if outcome ~= '' then
-  if outcome == 'finish' then call('LPOP', queue) end
+  if outcome == 'finish' and call('LPOP', queue) then queued = queued - 1 end
   local upcoming = call('LINDEX', queue, 0)
   if outcome == 'finish' and upcoming then
     call('HSET', held, 'a', '1', 'ds', '0', 'x', int(now + tonumber(ARGV[14])))
@@ -194,6 +199,8 @@ if outcome ~= '' then
     end
   end
 end
+
+if queued ~= 0 then call('HINCRBY', KEYS[3], 'q', int(queued)) end -- work that was accepted and is not finished
 
 local ids, numbers = table.concat(positions, ' '), int(first_number)
 local seen_versions = table.concat(versions, ' ')

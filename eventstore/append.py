@@ -63,7 +63,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one append may ask for. Guards on a conversation concern that of the first event.
 
     `expected` is that conversation's version, or whether it `exists` or is `absent`; `epoch` the control epoch the
-    writer began with; `addresses` leads new conversations' ids to the addresses they stand for.
+    writer began with; `addresses` leads new conversations' ids to the addresses they stand for. `max_pending` refuses
+    work while the organization has so much unfinished (0: no cap).
     """
 
     events: Sequence[Event] = ()
@@ -75,6 +76,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     disposal: Disposal | None = None
     conversation: ConversationId | None = None
     addresses: dict[ConversationId, str] = {}
+    max_pending: int = 0
 
 
 class NextItem(NamedTuple):
@@ -128,7 +130,7 @@ class VersionConflict(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """The organization's stream is at its cap; nothing unread is thrown away to make room."""
+    """The organization's stream, or its unfinished work, is at its cap; nothing is thrown away to make room."""
 
     length: int
 
@@ -172,7 +174,7 @@ def arguments(
         disposal.delay_ms if disposal else 0,
         disposal.lease_ms if disposal else 0,
         held.sequence if held and held.sequence is not None else "",
-        max_facts,
+        f"{max_facts}/{request.max_pending}",
         DELTA_RETENTION_MS,
         own.prefix,
         len(conversations),

@@ -14,6 +14,7 @@ from fakeredis import FakeServer
 
 from edges import limits
 from edges.app_keys import (
+    CAPS,
     DEFAULT_NAME,
     DEVELOPMENT,
     ENGINE,
@@ -27,11 +28,13 @@ from edges.app_keys import (
     QUOTA,
     STARTED,
     TICKETS,
+    Caps,
     Quota,
 )
 from edges.auth import DEMO
 from edges.errors import error_middleware
 from edges.jwt import Jwts, JwtSettings
+from edges.open_streams import STREAMS, OpenStreams
 from eventstore.connection import Pipe
 from eventstore.limits import Limits
 from eventstore.log import Log
@@ -86,7 +89,8 @@ async def serving(
     app[ENGINE], app[DEFAULT_NAME] = Engine(log, ReadModels(pipe)), "Demo"
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
-    app[TICKETS] = Tickets(pipe)
+    app[TICKETS], app[CAPS] = Tickets(pipe), Caps()
+    app[STREAMS] = OpenStreams(organizations, app[TICKETS])
     if jwt is not None:
         app[JWTS] = Jwts(jwt, clock=clock)
     app.add_routes(routes)

@@ -51,7 +51,14 @@ async def violations(pipe: Pipe, org: OrgId) -> list[str]:
         *_conversations(own, state, log),
         *_runs(own, state, log, tok),
         *_lanes(own, state, log, doorbells, reachable, waiting),
+        *_pending(own, state),
     ]
+
+
+def _pending(own: keys.OrgKeys, state: Snapshot) -> Iterator[str]:
+    queued = sum(len(queue) for name, queue in state.items() if _is(own, name, "l", "q"))
+    if (counted := int(state.get(own.meta, {}).get(b"q", 0))) != queued:
+        yield f"{queued} items are queued, the record counts {counted}"
 
 
 def _clock(meta: Fields, log: Entries, tok: Entries) -> Iterator[str]:
