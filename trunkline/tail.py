@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from edges.dialects.native import event_json
-from eventstore.codec import merge
+from eventstore.codec import shown
 from eventstore.connection import Pipe, pool_for
 from eventstore.log import Log
 from eventstore.organizations import Organizations
@@ -70,7 +70,7 @@ def _print_json(event: Recorded) -> None:
 
 
 def _line(event: Recorded) -> Text:
-    data = json.loads(merge(event.data, event.personal))
+    data = json.loads(shown(event))
     number = str(event.number) if event.number is not None else "-"
     about = (event.conversation or "")[:14]
     return Text.assemble(
