@@ -18,6 +18,13 @@ from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
 from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
 from eventstore.events.assistants import AssistantConfigured
+from eventstore.events.calls import (
+    CallEnded,
+    CallInitiated,
+    CallStatusReported,
+    CallSummarized,
+    CallTurnRecorded,
+)
 from eventstore.events.contacts import ContactCreated, ContactOptedIn, ContactOptedOut, ContactUpdated
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.custom import Custom
@@ -69,6 +76,11 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     ),
     st.builds(LoanSanctioned, contact_id=_ids, letter_id=_ids, decision_id=_ids, valid_until=_texts, letter=_texts),
     st.builds(MessageReceived, message_id=_ids, text=_texts),
+    st.builds(CallInitiated, call_sid=_ids, direction=st.just("inbound"), provider=st.just("vapi")),
+    st.builds(CallStatusReported, call_sid=_ids, provider=st.just("twilio"), status=_texts, sequence=st.none() | _ms),
+    st.builds(CallTurnRecorded, call_sid=_ids, message_id=_ids, role=st.just("user"), text=_texts),
+    st.builds(CallEnded, call_sid=_ids, provider=st.just("twilio"), outcome=_texts, summary=st.none() | _texts),
+    st.builds(CallSummarized, call_sid=_ids, provider=st.just("vapi"), summary=_texts),
     st.builds(ReplyStarted, attempt=st.just(1), assistant=st.just("a"), model=st.just("m"), context_until=_positions),
     st.builds(ReplyRestarted, attempt=st.just(2)),
     st.builds(ReplyCompleted, message_id=_ids, attempt=st.just(1), model=st.just("m"), text=_texts),

@@ -1,17 +1,20 @@
-"""A stand-in for Twilio's REST API, as far as text messages go: what it accepts, refuses, loses and remembers.
+"""A stand-in for Twilio's REST API, messages and calls: what it accepts, refuses, loses and remembers.
 
-Bodies are those of `api_message_create_201.json` and the error samples collected with the project's facts.
+Bodies are those of `api_message_create_201.json`, `api_call_create_201.json` and the error samples, collected with the
+project's facts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
@@ -43,17 +46,22 @@ ERRORS = {
     "too_many_requests": _Error(429, 20429, "Too Many Requests"),
 }
 UNAUTHORIZED = _Error(401, 20003, "Authenticate")
+CALL: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "twilio" / "api_call_create_201.json").read_text()
+)
 
 
 class TwilioApi:
     """`messages` left for their recipients, oldest first (`taken` once there is one); `forms` are all creations that
-    were asked for, `listings` all questions for what left."""
+    were asked for, `listings` all questions for what left. `calls` rang, `rings` are all that were asked for."""
 
     def __init__(self, url: str = "") -> None:
         self.url = url
         self.messages: list[dict[str, Any]] = []
         self.forms: list[dict[str, str]] = []
         self.listings: list[dict[str, str]] = []
+        self.calls: list[dict[str, Any]] = []
+        self.rings: list[dict[str, list[str]]] = []
         self._plan: deque[Behaviour] = deque()
         self._closing = asyncio.Event()
         self.taken = asyncio.Event()
@@ -74,14 +82,24 @@ class TwilioApi:
             return _error(UNAUTHORIZED)
         form = {name: str(value) for name, value in (await request.post()).items()}
         self.forms.append(form)
+        return await self._answer(request, lambda: self._take(form))
+
+    async def call(self, request: web.Request) -> web.StreamResponse:
+        if not _is_authorized(request):
+            return _error(UNAUTHORIZED)
+        fields = await request.post()
+        self.rings.append({name: [str(value) for value in fields.getall(name)] for name in fields})
+        return await self._answer(request, lambda: self._ring(self.rings[-1]))
+
+    async def _answer(self, request: web.Request, take: Callable[[], dict[str, Any]]) -> web.StreamResponse:
         behaviour = self._plan.popleft() if self._plan else "accept"
         if behaviour == "unavailable":
             return web.Response(status=503, text="<html>Service Unavailable</html>", content_type="text/html")
         if behaviour in ERRORS:
             return _error(ERRORS[behaviour])
-        message = self._take(form) if behaviour in ("accept", "take_and_hang", "take_and_drop") else None
+        taken = take() if behaviour in ("accept", "take_and_hang", "take_and_drop") else None
         if behaviour == "accept":
-            return web.json_response(message, status=201)
+            return web.json_response(taken, status=201)
         if behaviour in ("hang", "take_and_hang"):
             await self._closing.wait()
         assert request.transport is not None
@@ -103,6 +121,11 @@ class TwilioApi:
         self.messages.append(message)
         self.taken.set()
         return message
+
+    def _ring(self, form: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        call = CALL | {"sid": f"CA{len(self.calls) + 1:032x}", "to": form["To"][0], "from": form["From"][0]}
+        self.calls.append(call)
+        return call
 
 
 def created(sid: str, form: Mapping[str, str]) -> dict[str, Any]:
@@ -160,7 +183,8 @@ async def twilio_api() -> AsyncIterator[TwilioApi]:
     api = TwilioApi()
     app = web.Application()
     path = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
-    app.add_routes([web.post(path, api.create), web.get(path, api.list)])
+    calls = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
+    app.add_routes([web.post(path, api.create), web.get(path, api.list), web.post(calls, api.call)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     try:
