@@ -22,11 +22,13 @@ from eventstore.events.callbacks import (
 )
 from eventstore.events.replies import ReplyCompleted
 from eventstore.schema import Event
+from projections import agent_messages
+from projections.agent_messages import AgentMessage
 from projections.callback_urls import Allowed
 from tests.support.receiver import Received, Receiver, receiving
 from tests.support.workshop import ACME, ANN, ScriptedModel, Workshop, says, workshop
 from workers.clients.callback import NOT_PUBLIC, CallbackClient, Delivery, signature
-from workers.handlers import callback, reply
+from workers.handlers import callback, person, reply
 from workers.model import StepDone, TextDelta
 from workers.retry import Schedule
 
@@ -100,6 +102,20 @@ async def test_a_failure_is_told_too(shop: Workshop, receiver: Receiver) -> None
     body = json.loads(receiver.received[0].body)
     assert body["type"] == "reply.failed"
     assert (body["data"]["message_id"], body["data"]["detail"]) == (None, "no answer within 0.05 s")
+
+
+async def test_what_a_person_answers_is_posted(shop: Workshop, receiver: Receiver) -> None:
+    await shop.take_control()
+    await shop.say("Hello", callback_url=receiver.url)
+    services = shop.services(callbacks=LOCAL)
+    async with shop.worker(services, handlers=(*HANDLERS, person.HANDLER)):
+        await shop.seen.until_type("reply.awaited")
+        written = AgentMessage("m-7", "intent-7", "7", "Kim", "I am on it")
+        await agent_messages.say(shop.log, services.engine, ACME, ANN, written)
+        await shop.seen.until_type("callback.delivered")
+    body = json.loads(receiver.received[0].body)
+    assert body["type"] == "reply.deferred"
+    assert (body["data"]["message_id"], body["data"]["content"]) == ("m-7", "I am on it")
 
 
 async def test_attempts_repeat_the_same_bytes_under_the_same_id(shop: Workshop, receiver: Receiver) -> None:

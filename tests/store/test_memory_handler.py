@@ -10,7 +10,9 @@ import pytest
 from eventstore.events.memory import Memory, MemoryExtracted, MemoryFailed, MemoryRequested
 from eventstore.events.replies import ReplyCompleted, ToolCall, Usage
 from projections.memory import MEMORY
+from tests.support.anthropic_api import KEY, anthropic_api, message, refused, text, tool_use
 from tests.support.workshop import ACME, ANN, BEN, Piece, ScriptedModel, Workshop, says, workshop
+from workers.clients.anthropic import Connections
 from workers.handlers import HANDLERS, memory
 from workers.model import StepDone, UserMessage
 from workers.offline_memory import REMEMBER
@@ -35,9 +37,9 @@ def takes_notes(**notes: object) -> list[Piece]:
 
 async def talk(shop: Workshop, *texts: str) -> None:
     """One message after the other, each answered before the next."""
-    for text in texts:
+    for said in texts:
         answered = len(shop.seen.bodies(ReplyCompleted))
-        await shop.say(text)
+        await shop.say(said)
         await shop.seen.until_type("reply.completed", answered + 1)
 
 
@@ -119,6 +121,44 @@ async def test_the_next_extraction_gets_the_notes_and_only_what_is_new(shop: Wor
     material = json.loads(str(model.requests[-1].messages[0].text))  # type: ignore[union-attr]
     assert (material["summary"], material["memories"]) == ("So far", [{"text": "Likes tea"}])
     assert material["messages"][0] == {"by": "user", "text": "six"}
+
+
+async def test_claude_hands_its_notes_over_by_a_tool_call(shop: Workshop) -> None:
+    notes = {"summary": "Tea", "memories": [{"text": "Likes tea", "about": "", "topics": ["drink"]}]}
+    async with anthropic_api() as api:
+        connections = Connections()
+        claude = connections.model(KEY, api.url, "claude-haiku-5-5")
+        api.next(*[message(text("Yes"))] * 5)
+        api.next(
+            message(tool_use("toolu_1", REMEMBER, json.dumps(notes)), stop_reason="tool_use"), message(text("Tea"))
+        )
+        async with shop.worker(shop.services(model=claude)):
+            await talk(shop, "one", "two", "three", "four", "five")
+            await shop.seen.until_type("memory.extracted")
+            await talk(shop, "What do I drink?")
+        await connections.close()
+    assert not api.faults
+    [extracted] = shop.seen.bodies(MemoryExtracted)
+    assert (extracted.summary, extracted.memories) == ("Tea", [Memory(text="Likes tea", topics=["drink"])])
+    asked, told = api.requests[-2:]
+    assert [tool["name"] for tool in asked["tools"]] == [REMEMBER]
+    prompt, remembered = told["system"]
+    assert "cache_control" in prompt
+    assert "cache_control" not in remembered
+    assert "- Likes tea (" in remembered["text"]
+
+
+async def test_a_model_that_refuses_for_good_is_not_asked_again(shop: Workshop) -> None:
+    async with anthropic_api() as api:
+        connections = Connections()
+        claude = connections.model(KEY, api.url, "claude-haiku-5-5")
+        api.next(*[message(text("Yes"))] * 5)
+        api.next(refused(401))
+        async with shop.worker(shop.services(model=claude)):
+            await talk(shop, "one", "two", "three", "four", "five")
+            await shop.seen.until_type("memory.failed")
+        await connections.close()
+    assert "work.failed" not in shop.seen.types
 
 
 async def test_nothing_personal_is_in_the_public_part(shop: Workshop) -> None:

@@ -21,7 +21,7 @@ from eventstore.events.memory import (
 from eventstore.schema import ORIGIN, Event, Position
 from eventstore.telemetry import EFFECTS
 from projections.memory import MEMORY, Remembered
-from workers.errors import TryAgain
+from workers.errors import Rejected, TryAgain
 from workers.memory import ACTOR, SUMMARY_CHARS, Line, transcript
 from workers.model import Model, ModelRequest, StepDone, TextDelta, ToolSpec, UserMessage
 from workers.offline_memory import REMEMBER
@@ -103,7 +103,10 @@ async def handle(work: Work) -> Done:
     if not lines:
         return Done()
     await work.append(Event(MemoryStarted(attempt=work.attempts, model=model.name), ACTOR))
-    done = await _ask(model, known, lines)
+    try:
+        done = await _ask(model, known, lines, work.attempts)
+    except Rejected as error:
+        return Done([Event(MemoryFailed(error=str(error)), ACTOR)])
     noted = _noted(done)
     EFFECTS.labels("memory", "extracted").inc()
     extracted = MemoryExtracted(
@@ -127,8 +130,9 @@ async def _given(work: Work) -> tuple[Remembered | None, list[Line]]:
     return known, transcript(event for event in events if event.position < work.item.position)
 
 
-async def _ask(model: Model, known: Remembered | None, lines: Sequence[Line]) -> StepDone:
-    request = ModelRequest(system=INSTRUCTIONS, messages=[UserMessage(_told(known, lines))], tools=[SPEC])
+async def _ask(model: Model, known: Remembered | None, lines: Sequence[Line], attempt: int) -> StepDone:
+    material = [UserMessage(_told(known, lines))]
+    request = ModelRequest(system=INSTRUCTIONS, messages=material, tools=[SPEC], attempt=attempt)
     stream = cast("AsyncGenerator[TextDelta | StepDone]", model.stream(request))
     try:
         async with asyncio.timeout(TIMEOUT_S), aclosing(stream) as pieces:
