@@ -19,7 +19,6 @@ STRETCH = 2
 """Up to so many times the pre-approved limit a loan is possible, on proof of income."""
 RATES = ((800, 10.5), (750, 11.5), (MIN_SCORE, 13.0))
 """Annual rates in percent by the least score that gets them."""
-MAX_TENURE_MONTHS = 84
 OFFER_TENURE_MONTHS = 60
 PROOF_OF_INCOME = "salary_slip"
 

@@ -118,6 +118,12 @@ async def test_free_slots_are_its_days_and_nothing_beside_them(api: GoHighLevelA
     assert api.asked("GET", f"/calendars/{CALENDAR}/free-slots")[1]["timezone"] == "Europe/Berlin"
 
 
+async def test_days_that_have_passed_are_not_asked_for(api: GoHighLevelApi, context: ToolContext) -> None:
+    found = await run(context, "get_free_slots", startDate="2026-11-18", endDate="2026-11-19", timezone="UTC")
+    assert found == {"2026-11-18": {"slots": []}, "2026-11-19": {"slots": []}}
+    assert api.requests == []
+
+
 async def test_an_appointment_is_made_and_a_taken_slot_refused(api: GoHighLevelApi, context: ToolContext) -> None:
     made = await run(context, "create_appointment", **BOOKING)
     assert made == {

@@ -219,7 +219,7 @@ def _same(contact: Object, body: Object) -> bool:
 def _blank(number: int) -> Object:
     empty = copy.deepcopy(sample("contact_create_201")["contact"])
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    gone = {"name": "", "firstName": "", "lastName": "", "phone": None, "email": None, "tags": []}
+    gone: Object = {"name": "", "firstName": "", "lastName": "", "phone": None, "email": None, "tags": []}
     return {**empty, **gone, "id": f"new{number}", "dateAdded": now, "dateUpdated": now}
 
 

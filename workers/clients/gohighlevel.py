@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import OrgId
-from projections import moments
+from projections import moments, slots
 from projections.contact_search import ContactQuery, Found
 from projections.contacts import Contact
 from workers.clients import gohighlevel_shapes as shapes
@@ -129,9 +129,11 @@ class GoHighLevel:
         calendar = self._calendar(query.calendar)
         local = await self._zone(org, query.timezone)
         asked = span_of(query, local)
+        if asked.ends <= now:
+            return {day.isoformat(): [] for day in slots.days_of(asked, local)}
         parameters = {
             "startDate": str(moments.to_ms(max(asked.starts, now))),
-            "endDate": str(moments.to_ms(max(asked.ends, now))),
+            "endDate": str(moments.to_ms(asked.ends)),
             "timezone": local.key,
         }
         path = f"/calendars/{quote(calendar, safe='')}/free-slots"
