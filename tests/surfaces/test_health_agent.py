@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,14 +24,17 @@ from eventstore.events.replies import (
     ReplyFailed,
     ReplyRestarted,
 )
-from eventstore.events.sessions import SessionCreated, SessionRequested
+from eventstore.events.sessions import SessionCreated, SessionEnded, SessionRequested
 from eventstore.provider_settings import ProviderSettings
+from eventstore.read_models import ReadModels
 from eventstore.schema import Body, Event
+from projections.engine import Engine
 from tests.support.chatkit_api import KEY, WORKFLOW, ChatKitApi, chatkit_api
 from tests.support.stack import DEMO, Stack, stacked
 from tests.support.stream_client import Frame
 from tests.support.workshop import ScriptedModel, says
 from workers.model import TextDelta
+from workers.session_expiry import GRACE_S, end_expired
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "health_agent"
 PATH = "/functions/v1/health-agent"
@@ -268,6 +272,20 @@ async def test_an_expired_session_is_replaced(keyed: Stack, chatkit: ChatKitApi)
     async with keyed.http() as client:
         threads = (await client.get(f"{PATH}/threads?user=a")).json()["threads"]
     assert [thread["status"] for thread in threads] == ["active", "expired"]
+
+
+async def test_sessions_whose_time_is_over_are_ended_once(keyed: Stack, chatkit: ChatKitApi) -> None:
+    chatkit.life_s = -1
+    over = (await post(keyed, {"user": "a"}))["session"]
+    chatkit.life_s = 600
+    await post(keyed, {"user": "b"})
+    engine, now_s = Engine(keyed.log, ReadModels(keyed.pipe)), time.time()
+    assert await end_expired(keyed.log, engine, DEMO, now_s) == 0, "its refresh may be on its way"
+    counts = await asyncio.gather(*(end_expired(keyed.log, engine, DEMO, now_s + GRACE_S) for _ in range(3)))
+    assert max(counts) == 1
+    assert await end_expired(keyed.log, engine, DEMO, now_s + GRACE_S) == 0
+    ended = [codec.decode(event) for event in await keyed.events() if event.type == "session.ended"]
+    assert ended == [SessionEnded(session_id=over["id"], reason="expired")]
 
 
 @pytest.mark.parametrize("status", [0, 429, 500])
