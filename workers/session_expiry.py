@@ -1,4 +1,4 @@
-"""Ends sessions whose time is over. Nobody uses them any more as it is; this makes it a fact that clients can follow."""
+"""Ends sessions whose time is over: nobody uses them as they are, and this makes it a fact that clients can follow."""
 
 from __future__ import annotations
 
