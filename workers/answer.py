@@ -47,11 +47,10 @@ class Answer:
     def __init__(self, work: Work, message: MessageReceived, assistant: str, model: Model) -> None:
         self._work = work
         self._message = message
-        self._assistant_id = assistant
+        self._asked = assistant
         self._assistant: Assistant
         self._tools: Tools
         self._model = model
-        self._actor = f"assistant:{assistant}"
         self._events: list[Body | UnknownEvent] = []
         self._attempt = 1
         self._shown = ""
@@ -60,6 +59,10 @@ class Answer:
         self._history: list[Message] = []
         self._notes = ""
         self._memory_due: list[Event] = []
+
+    @property
+    def _actor(self) -> str:
+        return f"assistant:{self._assistant.id}"
 
     async def give(self, latest_message: Position) -> Done:
         await self._begin(latest_message)
@@ -79,13 +82,15 @@ class Answer:
         past = await work.log.read_run(work.org, work.run, work.run, deltas=False)
         self._events = [codec.decode(event) for event in past]
         turn = fold(self._events)
-        assistants = await assemble(work, self._assistant_id, turn.started)
+        answers = turn.started.assistant if turn.started else self._asked
+        assistants = await assemble(work, answers, turn.started)
+        self._assistant = assistants[answers]
         if turn.started is None:
             self._until = latest_message
             await self._append(
                 ReplyStarted(
                     attempt=self._attempt,
-                    assistant=self._assistant_id,
+                    assistant=answers,
                     model=self._model.name,
                     context_until=str(latest_message),
                     configured={name: each.configured for name, each in assistants.items()},
@@ -95,7 +100,6 @@ class Answer:
             self._until = Position.parse(turn.started.context_until)
             self._attempt, self._shown = turn.attempt + 1, turn.text
             await self._append(ReplyRestarted(attempt=self._attempt, text=turn.text))
-        self._assistant = assistants[self._assistant_id]
         self._tools = Tools(Team(work, self._model, assistants, self._events, self._attempt), self._assistant)
         await self._read_history()
 

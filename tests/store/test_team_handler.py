@@ -108,8 +108,8 @@ async def test_each_event_of_a_member_names_it(shop: Workshop) -> None:
     async with shop.worker(shop.services(model=RuleModel(play), tools=Bench(look=look))):
         await shop.seen.until_type("reply.completed")
     expected = {"d1": None, "d2": None, "d1/c1": "ann", "d1/c2": "ann", "d1/c2/c1": "cleo", "d2/c1": "ben"}
-    for kind in (ToolStarted, ToolCompleted):
-        assert {event.call_id: event.member for event in shop.seen.bodies(kind)} == expected
+    assert {event.call_id: event.member for event in shop.seen.bodies(ToolStarted)} == expected
+    assert {event.call_id: event.member for event in shop.seen.bodies(ToolCompleted)} == expected
     assert {event.call_id: event.member for event in shop.seen.bodies(MemberStepped)} == {
         "d1": "ann",
         "d2": "ben",

@@ -24,7 +24,7 @@ PREDEFINED = {
     "underwriting": "member",
     "sanction": "member",
 }
-CONCIERGE = {
+CONCIERGE: dict[str, Any] = {
     "name": "Concierge",
     "kind": "staff",
     "prompt": "You help guests.",
