@@ -194,6 +194,16 @@ async def test_an_answer_that_ran_out_of_tokens_is_the_answer(
     assert (completed(shop).text, completed(shop).stop_reason) == ("Once upon", "max_tokens")
 
 
+@pytest.mark.parametrize("end", ["stall", "drop"])
+async def test_an_answer_is_whole_with_its_last_event(
+    shop: Workshop, api: AnthropicApi, claude: Claude, end: Frame
+) -> None:
+    api.next([*sample("text"), end])
+    await answered(shop, claude)
+    assert completed(shop).text == "Hello world"
+    assert len(api.requests) == 1
+
+
 DROPPED: list[Frame] = [opening(), *block(0, text("Goo"))[:2], "drop"]
 STALLED: list[Frame] = [opening(), *block(0, text("Goo"))[:2], "stall"]
 CUT_IN_AN_EVENT: list[Frame] = [opening(), *block(0, text("Goo")), b'event: message_delta\ndata: {"type": "mess']

@@ -5,8 +5,9 @@ Importing the SDK takes 1.6 s: nothing imports this module but `workers.models`,
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, suppress
 from typing import Any, cast
 
 import anthropic
@@ -24,6 +25,7 @@ API_URL = "https://api.anthropic.com"
 CONNECT_S = 5.0
 SILENCE_S = 45.0
 """Between two events of a stream; a model that thinks for long still sends pings."""
+READ_OUT_S = 0.2
 MAX_TOKENS, MOST_TOKENS = 8_192, 32_768
 """Room for the first attempt, and for later ones, which get twice that of the one before. Thinking counts, too."""
 
@@ -99,12 +101,16 @@ class Claude:
         reader = EventReader()
         try:
             async with await self._open(request, model, room) as stream:
-                async for piece in stream.response.aiter_bytes():
+                pieces = stream.response.aiter_bytes()
+                async for piece in pieces:
                     events = reader.read(piece)
                     for event in events:
                         if event.get("type") == "error":
                             raise _of_event(model, event)
                     yield events
+                    if any(event.get("type") == "message_stop" for event in events):
+                        await _read_out(pieces)
+                        return
         except anthropic.APIStatusError as error:
             raise _of_status(model, error) from error
         except (anthropic.APITimeoutError, httpx2.TimeoutException) as error:
@@ -128,6 +134,14 @@ class Claude:
             cache_control={"type": "ephemeral"},  # and what was said so far is cached for the next call
             stream=True,
         )
+
+
+async def _read_out(pieces: AsyncIterator[bytes]) -> None:
+    """So that the connection can be used again; if that takes long, or it breaks, the message is whole all the same."""
+    with suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(READ_OUT_S):
+            async for _ in pieces:
+                pass
 
 
 def _room(attempt: int) -> int:
