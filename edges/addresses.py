@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from edges.errors import ApiError
+from eventstore.log import Log
 from eventstore.organizations import Organization, conversation_id
 from eventstore.schema import ConversationId
 from projections import phones
+
+TELEPHONE = "tel:"
+
+
+class Place(NamedTuple):
+    """A conversation; `address` is None where only its id is known."""
+
+    id: ConversationId
+    address: str | None
+
+    @property
+    def phone(self) -> str | None:
+        """The customer's number, if this is a telephone conversation."""
+        address = self.address or ""
+        return address.removeprefix(TELEPHONE) if address.startswith(TELEPHONE) else None
+
+
+async def place_of(log: Log, organization: Organization, text: str) -> Place:
+    """A conversation by its id or address, with its address."""
+    if text.startswith("conv_"):
+        return Place(ConversationId(text), await log.address(organization.id, ConversationId(text)))
+    address = address_of(text)
+    return Place(conversation_id(organization.pepper, address), address)
 
 
 def conversation_of(organization: Organization, text: str) -> ConversationId:
@@ -25,3 +51,11 @@ def address_of(text: str) -> str:
     except ValueError:
         expected = "conversation: expected conv_… or an address like tel:+15550100"
         raise ApiError(422, "BAD_CONVERSATION", f"{expected}, got {text[:80]!r}") from None
+
+
+def phone_number(name: str, text: str) -> str:
+    """E.164, however the number is written, with or without the channel that it came by; 422 for what is none."""
+    try:
+        return phones.e164(text)
+    except ValueError:
+        raise ApiError(422, "BAD_PHONE_NUMBER", f"{name}: expected a phone number, got {text[:80]!r}") from None

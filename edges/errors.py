@@ -38,6 +38,8 @@ PASSING = (
 )  # fmt: skip
 """Refusals of Redis that are over when it has started, failed over or got room again."""
 
+FEED = "/api/stream/conversation/"
+
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 CODES = {
@@ -230,7 +232,9 @@ def _is_subscription(request: web.Request) -> bool:
     """An EventSource that returns, or one on a route that starts no work: a 503 would end it for good."""
     if request.method != "GET" or "text/event-stream" not in request.headers.get("Accept", ""):
         return False
-    return "Last-Event-ID" in request.headers or (request.path.startswith("/v1/") and request.path.endswith("/stream"))
+    path = request.path
+    starts_nothing = (path.startswith("/v1/") and path.endswith("/stream")) or path.startswith(FEED)
+    return "Last-Event-ID" in request.headers or starts_nothing
 
 
 def _answer(request: web.Request, error: Exception) -> web.StreamResponse:

@@ -36,6 +36,9 @@ BROKE_WITHIN_S = 0.3
 """Longer than this and Redis is not there: the answer is due within a second."""
 
 
+Refused = KeyReused | HeldBy | Fenced | VersionConflict | Backlog
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """What a client sends. `raw` is what makes two inputs with one key the same: the body, or a GET's arguments.
 
@@ -68,11 +71,8 @@ class Accepted(NamedTuple):
 
 async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted:
     """Appends a client's input; ApiError says why not (409, 422, 503)."""
-    key = given.key or client_key(request)
-    idempotency = None
-    if key is not None:
-        name = fingerprint("client", caller.credential_id, given.route, key)
-        idempotency = Idempotency(name, fingerprint(given.raw), given.ttl_ms or IDEMPOTENCY_TTL_MS)
+    key, ttl_ms = given.key or client_key(request), given.ttl_ms or IDEMPOTENCY_TTL_MS
+    idempotency = idempotent(caller, given.route, key, given.raw, ttl_ms) if key is not None else None
     append = Append(
         events=given.events,
         idempotency=idempotency,
@@ -84,6 +84,11 @@ async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted
     accepted = await record(request.app[LOG], caller.org, append)
     request[POSITION] = accepted.positions[-1]
     return accepted
+
+
+def idempotent(caller: Caller, route: str, key: str, raw: bytes, ttl_ms: int = IDEMPOTENCY_TTL_MS) -> Idempotency:
+    """A client's own name for an input: its credential and the route are part of it."""
+    return Idempotency(fingerprint("client", caller.credential_id, route, key), fingerprint(raw), ttl_ms)
 
 
 def client_key(request: web.Request) -> str | None:
@@ -134,20 +139,28 @@ def _accepted(append: Append, outcome: Outcome) -> Accepted:
             return Accepted(_run(append, positions), positions, versions)
         case Duplicate(positions=positions, versions=versions):
             return Accepted(_run(append, positions), positions, versions, replayed=True)
-        case KeyReused():
-            message = "this Idempotency-Key was used with another body within the last 24 hours"
-            raise ApiError(422, "IDEMPOTENCY_KEY_REUSED", message)
         case VersionConflict(actual=actual):
             message = f"expected_version: expected {append.expected}, the conversation is at {actual}"
             raise ApiError(409, "VERSION_CONFLICT", message, members={"version": actual})
+    raise refusal(outcome)
+
+
+def refusal(outcome: Refused) -> ApiError:
+    """Why an append was not written, in words of HTTP."""
+    match outcome:
+        case KeyReused():
+            message = "this Idempotency-Key was used with another body within the last 24 hours"
+            return ApiError(422, "IDEMPOTENCY_KEY_REUSED", message)
         case HeldBy(agent=agent):
             message = f"the conversation is held by {agent}" if agent else "nobody holds the conversation"
-            raise ApiError(409, "HELD", message)
+            return ApiError(409, "HELD", message)
         case Fenced(why=why):
-            raise ApiError(409, "FENCED", f"the conversation has changed hands meanwhile ({why})")
+            return ApiError(409, "FENCED", f"the conversation has changed hands meanwhile ({why})")
+        case VersionConflict():
+            return ApiError(503, "BUSY", "the conversation is being written to; try again", {"Retry-After": "1"})
         case Backlog():
             message = "the organization has as much on its log, or unfinished, as is taken in; try again later"
-            raise ApiError(503, "BACKLOG", message, {"Retry-After": str(BACKLOG_RETRY_S)})
+            return ApiError(503, "BACKLOG", message, {"Retry-After": str(BACKLOG_RETRY_S)})
 
 
 def _run(append: Append, positions: list[Position]) -> Position:

@@ -23,7 +23,7 @@ from edges.resume import Gap, Start, gap_from_start, survives
 from edges.ring import Entry, pieces
 from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
-from edges.wire import SSE, Frame, retry
+from edges.wire import SSE, retry
 from eventstore.errors import StoreUnavailable
 from eventstore.log import PAGE, Log
 from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
@@ -235,7 +235,7 @@ async def _announce_gap(request: web.Request, log: Log, audience: Audience, subs
 
 
 def gap_bytes(format: Format, gap: Gap) -> bytes:
-    return format.wire.encode([Frame(gap.data(), "gap" if format.dialect.named else None)], str(gap.resume))
+    return format.notice(gap.data(), "gap", gap.resume)
 
 
 def _headers(plan: Plan) -> dict[str, str]:

@@ -85,7 +85,7 @@ def requested(request: web.Request) -> Requested | None:
         return Requested(after, ORIGIN, resumes=True)
     if "-" in after and after.replace("-", "").isdigit() and after.count("-") == 1:
         return Requested(after, parse_position("after", after), resumes=True)
-    return Requested(after, _moment(after), resumes=False)
+    return Requested(after, _moment("after", after), resumes=False)
 
 
 def parse_position(source: str, text: str) -> Position:
@@ -98,7 +98,7 @@ def parse_position(source: str, text: str) -> Position:
         raise ApiError(400, "MALFORMED_POSITION", f"{source}: {error}") from None
 
 
-def _moment(text: str) -> Position:
+def _moment(name: str, text: str) -> Position:
     """RFC 3339; a `+` that became a space in the query is forgiven."""
     try:
         if (found := _RFC3339.fullmatch(text)) is None:
@@ -109,8 +109,25 @@ def _moment(text: str) -> Position:
         return Position(max(0, (moment - _EPOCH) // timedelta(milliseconds=1)), 0).before()
     except (ValueError, OverflowError):
         raise ApiError(
-            400, "MALFORMED_POSITION", f"after: expected 0, now, a position or an RFC 3339 time, got {text[:80]!r}"
+            400, "MALFORMED_POSITION", f"{name}: expected 0, now, a position or an RFC 3339 time, got {text[:80]!r}"
         ) from None
+
+
+def moment(name: str, text: str) -> Position:
+    """The last position of a moment: itself, or all of an RFC 3339 time's millisecond. Malformed: 400."""
+    if text.replace("-", "").isdigit() and text.count("-") == 1:
+        return parse_position(name, text)
+    begin = _moment(name, text)
+    return Position(begin.ms + 2, 0).before()
+
+
+async def stands_at(log: Log, org: OrgId, start: Start) -> Position | None:
+    """The fact a new subscriber stands at; one that resumes after a delta has its position already."""
+    if start.seen:
+        is_delta = await log.exists(org, start.position) and await log.at(org, start.position) is None
+        return None if is_delta else start.position
+    before = await log.read_back(org, Position(start.position.ms, start.position.seq + 1), count=1)
+    return before[0].position if before else start.position
 
 
 async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:

@@ -14,12 +14,20 @@ from eventstore.schema import Position, Recorded
 _ENTRY_OVERHEAD = 700
 
 
+def _plain(data: bytes, at: Position) -> bytes:
+    return data
+
+
 class Dialect(NamedTuple):
-    """One API surface's way to show an event: a pure function, so that frames can be shared and repeated."""
+    """One API surface's way to show an event: a pure function, so that frames can be shared and repeated.
+
+    `notice` gives frames that are about the stream itself (position, gap) what all frames of the surface have.
+    """
 
     name: str
     render: Callable[[Recorded], Sequence[Frame]]
     named: bool = False
+    notice: Callable[[bytes, Position], bytes] = _plain
 
 
 class Entry:

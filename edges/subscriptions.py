@@ -11,6 +11,9 @@ from edges.wire import Frame, Wire, http_chunk
 from eventstore.events import DELTA_TYPES
 from eventstore.schema import Position, Recorded
 
+OWN = b"\0"
+"""A byte that JSON never holds: it stands in a shared frame where the members of a single subscription go."""
+
 
 class Filter(NamedTuple):
     """What a subscriber wants. `scope` is "" (the organization), a conversation id, or "run:<position>"."""
@@ -48,13 +51,17 @@ class Shown(NamedTuple):
 
 
 class Format(NamedTuple):
-    """How it is shown. `ends` says after which event the stream is over (None: never)."""
+    """How it is shown. `ends` says after which event the stream is over (None: never).
+
+    `own` are the members (`,"name":value…`) that take the place of `OWN` in every frame.
+    """
 
     dialect: Dialect
     wire: Wire
     chunked: bool
     ends: Callable[[Recorded], bool] | None = None
     tells_position: bool = False
+    own: bytes = b""
 
     def shown(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> Shown:
         parts: list[bytes] = []
@@ -71,9 +78,15 @@ class Format(NamedTuple):
         return Shown(b"".join(parts), len(parts), last, False)
 
     def packed(self, payload: bytes) -> bytes:
+        """As it is written to a connection."""
+        if self.own:
+            payload = payload.replace(OWN, self.own)
         return http_chunk(payload) if self.chunked and payload else payload
 
     def position(self, position: Position) -> bytes:
-        return self.wire.encode(
-            [Frame(b'{"type":"position"}', "position" if self.dialect.named else None)], str(position)
-        )
+        return self.notice(b'{"type":"position"}', "position", position)
+
+    def notice(self, data: bytes, name: str, position: Position) -> bytes:
+        """A frame about the stream itself."""
+        frame = Frame(self.dialect.notice(data, position), name if self.dialect.named else None)
+        return self.wire.encode([frame], str(position))

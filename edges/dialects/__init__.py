@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from edges.dialects import (
+    conversation_feed,
     health_agent,
     health_threads,
+    human_control,
     loan_chat,
     native,
     native_assistants,
+    native_conversations,
     native_dead_letters,
     native_inputs,
     native_keys,
@@ -29,12 +32,15 @@ DIALECTS = (
     native_tickets,
     native_usage,
     native_assistants,
+    native_conversations,
     native_dead_letters,
     staff_chat,
     health_agent,
     health_threads,
     loan_chat,
     outbound_call,
+    conversation_feed,
+    human_control,
     tool_stream,
 )
 """Each has `ROUTES`."""

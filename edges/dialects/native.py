@@ -17,7 +17,7 @@ from aiohttp import web
 from edges import resume
 from edges.addresses import conversation_of
 from edges.app_keys import LOG, ORGANIZATIONS
-from edges.auth import Caller, require
+from edges.auth import require
 from edges.errors import ApiError
 from edges.limits import charge_open
 from edges.respond import Plan, respond
@@ -99,19 +99,9 @@ async def stream(request: web.Request) -> web.StreamResponse:
     dialect = NATIVE_NAMED if request.query.get("named") in ("1", "true") else NATIVE
     format = Format(dialect, wire, request.version >= (1, 1), tells_position=True)
     opening = b""
-    if start.gap is None and (at := await _opening_position(request, caller, start)) is not None:
+    if start.gap is None and (at := await resume.stands_at(log, caller.org, start)) is not None:
         opening = format.position(at)
     return await respond(request, Plan(caller, filter, format, start, opening))
-
-
-async def _opening_position(request: web.Request, caller: Caller, start: resume.Start) -> Position | None:
-    """The fact a new subscriber stands at; one that resumes after a delta has its position already."""
-    log = request.app[LOG]
-    if start.seen:
-        is_delta = await log.exists(caller.org, start.position) and await log.at(caller.org, start.position) is None
-        return None if is_delta else start.position
-    before = await log.read_back(caller.org, Position(start.position.ms, start.position.seq + 1), count=1)
-    return before[0].position if before else start.position
 
 
 ROUTES = (web.get("/v1/events/stream", stream, allow_head=False),)

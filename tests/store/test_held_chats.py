@@ -47,6 +47,10 @@ async def ends_of(shop: Workshop, run: Position) -> list[str]:
     return [fact.type for fact in facts if fact.type in TERMINAL_TYPES]
 
 
+async def until_ended(shop: Workshop, run: Position) -> None:
+    await shop.seen.until(lambda events: any(each.run == run and each.type in TERMINAL_TYPES for each in events))
+
+
 async def test_what_the_person_writes_is_shown_in_every_run_that_waits_and_ends_it(
     shop: Workshop, engine: Engine
 ) -> None:
@@ -147,9 +151,8 @@ async def test_an_agents_word_and_the_deadline_at_once_end_a_run_once(shop: Work
             run = await shop.say("Hello?")
             await shop.seen.until_type("reply.awaited", turn + 1)
             await asyncio.gather(*(say_as_agent(shop, engine, f"{turn}-{at}") for at in range(3)))
-            await shop.seen.until(
-                lambda events, run=run: any(e.run == run and e.type in TERMINAL_TYPES for e in events)
-            )
+            await until_ended(shop, run)
+    await shop.seen.read_all()
     ends = [event.run for event in shop.seen.events if event.type in TERMINAL_TYPES]
     assert len(ends) == len(set(ends)) == 8
 
@@ -163,8 +166,8 @@ async def test_a_waiting_run_that_its_client_ends_is_cancelled(shop: Workshop) -
         await shop.put(Event(RunCancelRequested(), "client:1", ANN, run))
         async with asyncio.timeout(5):
             while not await ends_of(shop, run):
-                await lanes.hasten(ACME, f"person:{run}")
-                await asyncio.sleep(0.01)  # nothing tells when the worker has put it aside
+                await lanes.hasten(ACME, f"person:{run}")  # in vain until the worker has put it aside
+                await asyncio.sleep(0.01)
     assert await ends_of(shop, run) == ["reply.cancelled"]
 
 
