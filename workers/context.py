@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventstore import codec
+from eventstore.events.calls import CallTurnRecorded
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyStarted
 from eventstore.events.sms import SmsRequested
@@ -13,7 +14,7 @@ from workers.model import AssistantMessage, Message, UserMessage
 
 
 def messages(events: Sequence[Recorded], until: Position) -> list[Message]:
-    """Everything said up to a position, oldest first; keyword messages (STOP) are not part of the talk.
+    """Everything written or spoken up to a position, oldest first; keyword messages (STOP) are not part of the talk.
 
     An answer stands behind the last message it had seen, not where it was stored: a message that arrived while the
     assistant was still speaking is the next question.
@@ -27,6 +28,9 @@ def messages(events: Sequence[Recorded], until: Position) -> list[Message]:
                 seen.setdefault(event.run, Position.parse(context_until))
             case MessageReceived(keyword=None, text=text) if event.position <= until:
                 said.append((event.position, event.position, UserMessage(text)))
+            case CallTurnRecorded(role=role, text=text):
+                spoken = UserMessage(text) if role == "user" else AssistantMessage(text)
+                said.append((event.position, event.position, spoken))
             case ReplyCompleted(text=text):
                 said.append((seen.get(event.run, event.position), event.position, AssistantMessage(text)))
             case SmsRequested(sent_by="agent", message_id=name, text=text) | MessageSent(message_id=name, text=text):

@@ -19,11 +19,24 @@ from edges.limits import charge
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events import Custom
+from eventstore.events.calls import (
+    CallEnded,
+    CallInitiated,
+    CallStatusReported,
+    CallSummarized,
+    CallTurnRecorded,
+)
 from eventstore.events.messages import MessageReceived
 from eventstore.organizations import Organization
 from eventstore.schema import Body, ConversationId, Event
 
 MAX_BATCH = 500
+
+CALL_FACTS: dict[str, type[Body]] = {
+    str(body.__struct_config__.tag): body
+    for body in (CallInitiated, CallStatusReported, CallTurnRecorded, CallEnded, CallSummarized)
+}
+"""What a telephone system of the organization's own may tell; `call.requested` has a route of its own."""
 
 
 class NewEvent(BaseModel):
@@ -100,11 +113,16 @@ def _body(new: NewEvent, caller: Caller, conversation: ConversationId | None, at
             return _convert(data, MessageReceived, where), conversation
         case "tool.requested":
             return _tool_requested(new.data, where), new_id("tool:")
+        case name if name in CALL_FACTS and caller.may("admin"):
+            if conversation is None:
+                raise ApiError(422, "BAD_EVENT", f"{where}: {name} needs a conversation")
+            return _convert({"provider": "client", **new.data}, CALL_FACTS[name], where), None
         case _:
             raise ApiError(
                 422,
                 "TYPE_REFUSED",
-                f"{where}: clients append message.received, tool.requested and custom.*, not {new.type[:80]!r}",
+                f"{where}: clients append message.received, tool.requested, custom.* and, with scope admin, what is "
+                f"reported of calls, not {new.type[:80]!r}",
             )
 
 

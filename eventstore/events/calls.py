@@ -10,7 +10,7 @@ from typing import Literal
 from eventstore.schema import Body, Personal
 
 Direction = Literal["inbound", "outbound"]
-Provider = Literal["twilio", "elevenlabs", "vapi", "outbox"]
+Provider = Literal["twilio", "elevenlabs", "vapi", "outbox", "client"]
 
 
 class CallRequested(Body, frozen=True, kw_only=True, tag="call.requested"):

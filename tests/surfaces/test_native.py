@@ -185,6 +185,24 @@ async def test_what_clients_may_not_say_is_refused_by_name_and_nothing_of_its_ba
     assert await page(stack) == []
 
 
+async def test_an_admin_tells_of_calls_that_a_system_of_its_own_has_carried(stack: Stack) -> None:
+    told = [
+        {"type": "call.initiated", "conversation": ANN, "data": {"call_sid": "own-1", "direction": "inbound"}},
+        {"type": "call.ended", "conversation": ANN, "data": {"call_sid": "own-1", "outcome": "completed"}},
+    ]
+    assert (await post(stack, *told)).status_code == 201
+    assert [(event["type"], event["data"]["provider"]) for event in await page(stack)] == [
+        ("call.initiated", "client"),
+        ("call.ended", "client"),
+    ]
+    for bad in ({"type": "call.failed"}, {"type": "call.requested"}, told[0] | {"conversation": None}):
+        assert (await post(stack, {"conversation": ANN, "data": {}, **bad})).status_code == 422
+    writer = await stack.key("events:write")
+    async with stack.http(writer) as http:
+        refused = await http.post(EVENTS, json={"events": told})
+    assert (refused.status_code, refused.json()["code"]) == (422, "TYPE_REFUSED")
+
+
 MALFORMED = [
     (b"{", 400, "INVALID_JSON"),
     (b'{"events":[{"type":"custom.a","data":{"x":NaN}}]}', 400, "INVALID_JSON"),

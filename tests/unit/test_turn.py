@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventstore import codec
+from eventstore.events.calls import CallTurnRecorded
 from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import (
     ReplyCompleted,
@@ -238,6 +239,19 @@ def test_keywords_are_not_talk_and_agents_are() -> None:
     agent = SmsRequested(intent_id="i", message_id="m", sent_by="agent", to="+1", text="It is me")
     events = [recorded(1, said("STOP", keyword="STOP")), recorded(2, said("hi")), recorded(3, agent)]
     assert context.messages(events, Position(9, 0)) == [UserMessage("hi"), AssistantMessage("It is me")]
+
+
+def test_what_was_said_on_the_telephone_is_part_of_the_talk() -> None:
+    turns = [
+        CallTurnRecorded(call_sid="CA1", message_id="1", role="assistant", text="Hello?"),
+        CallTurnRecorded(call_sid="CA1", message_id="2", role="user", text="A bike, please"),
+    ]
+    events = [*(recorded(place, turn) for place, turn in enumerate(turns, start=1)), recorded(3, said("Well?"))]
+    assert context.messages(events, Position(9, 0)) == [
+        AssistantMessage("Hello?"),
+        UserMessage("A bike, please"),
+        UserMessage("Well?"),
+    ]
 
 
 def test_a_long_conversation_is_cut_at_a_customers_message() -> None:
