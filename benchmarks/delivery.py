@@ -65,8 +65,8 @@ def _against_nchan(number: int, rounds: int, seconds: float) -> Claim:
 def _redis_publisher(port: int) -> Callable[[], None]:
     """Appends one event by the product's own script; replies are read in passing."""
     event = Event(Custom(name="custom.bench", data=DATA), "system:bench", CONVERSATION)
-    names, values = arguments(OrgId("bench"), Append(events=[event]))
-    command = hiredis.pack_command(("EVALSHA", APPEND.sha, len(names), *names, *values))  # type: ignore[arg-type]
+    key, values = arguments(OrgId("bench"), Append(events=[event]))
+    command = hiredis.pack_command(("EVALSHA", APPEND.sha, 1, key, *values))  # type: ignore[arg-type]
     asyncio.run(_load(port))
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
+from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -16,6 +16,8 @@ from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded, 
 
 APPEND = load_script("append.lua")
 
+_pack = msgspec.msgpack.Encoder().encode
+
 DELTA_RETENTION_MS = 26 * 3_600_000
 """Deltas live 24 h after their run ended; a run may take up to two hours."""
 
@@ -23,12 +25,15 @@ IDEMPOTENCY_TTL_MS = 24 * 3_600_000
 MAX_BATCH = 1_000
 
 
-class Idempotency(NamedTuple):
+class Idempotency(msgspec.Struct, frozen=True):
     """`key` names the input (hashed with its source by the caller), `fingerprint` its body."""
 
     key: str
     fingerprint: str
     ttl_ms: int = IDEMPOTENCY_TTL_MS
+
+
+_NO_KEY = Idempotency("", "")
 
 
 class Held(NamedTuple):
@@ -78,6 +83,17 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     addresses: dict[ConversationId, str] = {}
     max_pending: int = 0
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether anything but the idempotency key can refuse it."""
+        return not (
+            self.held is None
+            and self.expected is None
+            and self.epoch is None
+            and self.control is None
+            and self.disposal is None
+        )
+
 
 class NextItem(NamedTuple):
     """The next item of a lane that stays held."""
@@ -88,8 +104,9 @@ class NextItem(NamedTuple):
     holder: str
 
 
-class Appended(NamedTuple):
-    """Written. `versions` are those of each event's conversation (None without one, and for deltas)."""
+class Appended(msgspec.Struct, frozen=True):
+    """Written. `versions` are those of each event's conversation (None without one, and for deltas), `epoch` is that
+    of the conversation that was guarded."""
 
     positions: list[Position]
     first_number: int
@@ -98,7 +115,7 @@ class Appended(NamedTuple):
     epoch: int = 0
 
 
-class Duplicate(NamedTuple):
+class Duplicate(msgspec.Struct, frozen=True):
     """Was already written by an earlier call with the same key and body; these are the original's values."""
 
     positions: list[Position]
@@ -140,50 +157,51 @@ Outcome = Appended | Duplicate | KeyReused | Fenced | HeldBy | VersionConflict |
 
 def arguments(
     org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | None = None
-) -> tuple[list[str], list[Argument]]:
-    """The keys and arguments of the append script (its header explains them). Raises ValueError for nonsense."""
+) -> tuple[str, list[Argument]]:
+    """The key and the arguments of the append script (its header explains them). Raises ValueError for nonsense."""
     _check(request)
-    own = keys.of(org)
-    held, disposal, control, idempotency = request.held, request.disposal, request.control, request.idempotency
-    conversations: dict[str, int] = {request.conversation: 1} if request.conversation else {}
-    lanes: dict[str, int] = {held.lane: 1} if held is not None else {}
-    events: list[Argument] = []
-    for place, event in enumerate(request.events):
-        events += _event(event, place, conversations, lanes)
-    if not conversations and (control is not None or request.expected is not None):
-        raise ValueError("control and an expected version need a conversation")
-    names = [own.log, own.tok, own.meta, own.bell, own.work, own.delay, own.alias, own.parked]
-    names.append(own.idempotency(idempotency.key) if idempotency else own.meta)
-    for name in conversations:
-        names += own.conversation(name)
-    for name in lanes:
-        names += own.lane(name)
-    arguments: list[Argument] = [
-        org,
+    idempotency = request.idempotency or _NO_KEY
+    values: list[Argument] = [
         "" if now_ms is None else now_ms,
-        idempotency.fingerprint if idempotency else "",
-        idempotency.ttl_ms if idempotency else 0,
+        idempotency.key,
+        idempotency.fingerprint,
+        idempotency.ttl_ms,
+        max_facts,
+        request.max_pending,
+        DELTA_RETENTION_MS,
+        len(request.events),
+        len(request.addresses),
+    ]
+    for place, event in enumerate(request.events):
+        values += _event(event, place)
+    for alias in request.addresses.items():
+        values += alias
+    if request.is_guarded:
+        values += _guards(request)
+    return keys.of(org).log, values
+
+
+def _guards(request: Append) -> tuple[Argument, ...]:
+    """What must hold; see the script's header for their order."""
+    held, disposal, control = request.held, request.disposal, request.control
+    conversation = request.conversation or next((e.conversation for e in request.events if e.conversation), None)
+    if conversation is None and (control is not None or request.expected is not None):
+        raise ValueError("control and an expected version need a conversation")
+    return (
+        conversation or "",
         "" if request.expected is None else request.expected,
         "" if request.epoch is None else request.epoch,
         control.kind if control else "",
         control.agent if control else "",
         held.token if held else "",
         held.owner if held else "",
+        held.lane if held else "",
         str(held.head) if held and held.head else "",
         disposal.kind if disposal else "",
         disposal.delay_ms if disposal else 0,
         disposal.lease_ms if disposal else 0,
         held.sequence if held and held.sequence is not None else "",
-        f"{max_facts}/{request.max_pending}",
-        DELTA_RETENTION_MS,
-        own.prefix,
-        len(conversations),
-        len(lanes),
-        len(request.events),
-    ]
-    for name in conversations:
-        arguments += (name, request.addresses.get(ConversationId(name), ""))
-    return names, [*arguments, *lanes, *events]
+    )
 
 
 def _check(request: Append) -> None:
@@ -196,27 +214,27 @@ def _check(request: Append) -> None:
         raise ValueError(f"an idempotency key must be kept for some time, not {request.idempotency.ttl_ms} ms")
 
 
-def _event(event: Event, place: int, conversations: dict[str, int], lanes: dict[str, int]) -> tuple[Argument, ...]:
-    """One event's arguments; its conversation and lane are numbered in the order they appear."""
-    conversation, lane = event.conversation, event.lane
-    fields = codec.encode(event.body, event.actor, conversation)
+def _event(event: Event, place: int) -> tuple[Argument, ...]:
+    """One event's arguments."""
+    body, run, cause = event.body, event.run, event.cause
+    fields = codec.encode(body, event.actor, event.conversation)
     return (
-        "d" if event.body.type in DELTA_TYPES else "f",
-        conversations.setdefault(conversation, len(conversations) + 1) if conversation else 0,
-        lanes.setdefault(lane, len(lanes) + 1) if lane else 0,
+        "d" if body.type in DELTA_TYPES else "f",
+        event.conversation or "",
+        event.lane or "",
         fields.type,
         event.actor,
-        _reference(event.run, place),
-        _reference(event.cause, place),
+        "" if run is None else _reference(run, place),
+        "" if cause is None else _reference(cause, place),
         fields.data,
         fields.personal,
         fields.digest,
     )
 
 
-def _reference(target: Position | Sibling | None, place: int) -> str:
+def _reference(target: Position | Sibling, place: int) -> str:
     if not isinstance(target, Sibling):
-        return "" if target is None else str(target)
+        return str(target)
     if not 0 <= target.place < place:  # the script would notice in the middle of writing
         raise ValueError(f"event {place} points at sibling {target.place}: only an earlier one has a position")
     return f"@{target.place + 1}"
@@ -224,13 +242,9 @@ def _reference(target: Position | Sibling | None, place: int) -> str:
 
 def outcome(org: OrgId, reply: list[Any]) -> Outcome:
     """The script's reply, typed."""
+    if reply[0] == b"OK":
+        return _appended(org, reply)
     match reply:
-        case [b"OK", positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch]:
-            item = None
-            if next_position:
-                event = codec.recorded(org, next_position, next_fields) if next_fields else None
-                item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
-            return Appended(*_written(positions, number, versions), item, int(epoch))
         case [b"DUPLICATE", positions, number, versions]:
             return Duplicate(*_written(positions, number, versions))
         case [b"REUSED"]:
@@ -246,6 +260,16 @@ def outcome(org: OrgId, reply: list[Any]) -> Outcome:
     raise StoreError(f"the append script answered {reply!r}")
 
 
+def _appended(org: OrgId, reply: list[Any]) -> Appended:
+    _, positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch = reply
+    written = _written(positions, number, versions)
+    if not next_position:
+        return Appended(*written, None, int(epoch))
+    event = codec.recorded(org, next_position, next_fields) if next_fields else None
+    item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
+    return Appended(*written, item, int(epoch))
+
+
 def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Position], int, list[int | None]]:
     at = [Position.of(position) for position in positions.split()]
     of = [int(version) if version else None for version in versions.split(b" ")] if at else []
@@ -255,10 +279,8 @@ def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Pos
 def fingerprint(*parts: str | bytes) -> str:
     """A digest of an input, or of what names it: 128 bits, because a million of them are kept for a day.
 
-    Parts are length-prefixed, so no two lists collide.
+    Parts are packed with their lengths, so no two lists collide.
     """
-    text = b""
-    for part in parts:
-        raw = part.encode() if isinstance(part, str) else part
-        text += b"%d:%b" % (len(raw), raw)
-    return sha256(text).hexdigest()[:32]
+    return blake2b(
+        _pack([part.encode() if isinstance(part, str) else part for part in parts]), digest_size=16
+    ).hexdigest()

@@ -15,7 +15,7 @@ from eventstore.append import APPEND, Append, Appended, Duplicate, HeldBy, Outco
 from eventstore.connection import Pipe
 from eventstore.durability import Barrier
 from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
-from eventstore.telemetry import APPEND_SECONDS, APPENDED_EVENTS, APPENDS
+from eventstore.telemetry import APPENDED_EVENTS, APPENDS
 
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
@@ -56,13 +56,12 @@ class Log:
     async def append(self, org: OrgId, request: Append) -> Outcome:
         """One atomic step; typed replies, never an exception, for everything a caller must react to."""
         now_ms = self._now_ms() if self._now_ms else None
-        names, values = arguments(org, request, max_facts=self._max_facts, now_ms=now_ms)
+        key, values = arguments(org, request, max_facts=self._max_facts, now_ms=now_ms)
         started = time.perf_counter()
-        answer = outcome(org, await self.pipe.run(APPEND, names, values))
+        answer = outcome(org, await self.pipe.run(APPEND, (key,), values))
         if self._barrier is not None and isinstance(answer, Appended | Duplicate):
             await self._barrier.passed()
-        APPEND_SECONDS.observe(time.perf_counter() - started)
-        APPENDS[type(answer).__name__].inc()
+        APPENDS[type(answer).__name__].observe(time.perf_counter() - started)
         if isinstance(answer, Appended):
             APPENDED_EVENTS.inc(len(answer.positions))
         return answer

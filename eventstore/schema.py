@@ -35,7 +35,7 @@ class Position(NamedTuple):
     def of(cls, entry_id: bytes) -> Position:
         """From an id that Redis gave: it is known to be one."""
         ms, _, seq = entry_id.partition(b"-")
-        return cls(int(ms), int(seq))
+        return tuple.__new__(cls, (int(ms), int(seq)))
 
     @classmethod
     def parse(cls, text: str | bytes) -> Position:

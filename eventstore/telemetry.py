@@ -8,14 +8,13 @@ FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 APPEND_SECONDS = Histogram(
-    "trunkline_append_seconds", "Time from an append call to its reply. Rising: Redis is saturated or AOF is slow.",
-    buckets=FAST,
+    "trunkline_append_seconds",
+    "Time from an append call to its reply. Rising: Redis is saturated or AOF is slow. `Backlog`: consumers or the "
+    "archive lag behind.",
+    ["outcome"], buckets=FAST,
 )  # fmt: skip
-APPEND_OUTCOMES = Counter(
-    "trunkline_appends_total", "Append calls by outcome. `Backlog`: consumers or the archive lag behind.", ["outcome"]
-)
 APPENDS = {
-    name: APPEND_OUTCOMES.labels(name)
+    name: APPEND_SECONDS.labels(name)
     for name in ("Appended", "Duplicate", "KeyReused", "Fenced", "HeldBy", "VersionConflict", "Backlog")
 }
 APPENDED_EVENTS = Counter("trunkline_appended_events_total", "Events written to the log.")

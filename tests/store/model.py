@@ -98,7 +98,7 @@ class ModelStore:
         item = self._dispose(held.lane, lane, request.disposal, now) if held and lane and request.disposal else None
         if key:
             self._keys[key.key] = (key.fingerprint, Duplicate(positions, first_number, versions))
-        return Appended(positions, first_number, versions, item, epoch)
+        return Appended(positions, first_number, versions, item, epoch if request.is_guarded else 0)
 
     def _fence(self, held: Held | None, lane: Lane | None) -> Outcome | None:
         if held is None:

@@ -102,7 +102,7 @@ async def test_only_a_held_lane_can_be_disposed_of(store: Store) -> None:
 async def test_a_key_must_be_kept_for_some_time(store: Store) -> None:
     for ttl_ms in (0, -1):
         with pytest.raises(ValueError, match=f"not {ttl_ms} ms"):
-            await store.append(fact(), idempotency=KEY._replace(ttl_ms=ttl_ms))
+            await store.append(fact(), idempotency=Idempotency(KEY.key, KEY.fingerprint, ttl_ms))
     assert await store.state() == {}
 
 
@@ -245,7 +245,7 @@ async def test_taking_and_releasing_a_conversation_count_epochs(store: Store) ->
 
 async def test_an_append_without_control_answers_with_the_epoch_and_leaves_it(store: Store) -> None:
     await store.write(fact(), control=Control("take", "7"))
-    assert (await store.write(fact())).epoch == 1
+    assert (await store.write(fact(), epoch=1)).epoch == 1
     assert (await store.write(fact(), epoch=1, control=Control("holds", "7"))).epoch == 1
     assert await store.log.control(ACME, ANN) == HeldBy("7", 1)
 

@@ -169,10 +169,10 @@ class Stack:
 
     async def append_unheard(self, *events: Event, org: OrgId = DEMO) -> list[Position]:
         """On the log, but no bell rings: edges do not know of it before the next append."""
-        names, values = arguments(org, Append(events=events))
-        assert names[3] == keys.of(org).bell
-        names[3] += ":unheard"
-        written = outcome(org, await self.pipe.run(APPEND, names, values))
+        key, values = arguments(org, Append(events=events))
+        assert "shard .. 'bell'" in APPEND.text
+        text = APPEND.text.replace("shard .. 'bell'", "shard .. 'unheard'")
+        written = outcome(org, await self.pipe.call("EVAL", text, 1, key, *values))
         assert isinstance(written, Appended), written
         return written.positions
 

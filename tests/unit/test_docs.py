@@ -55,5 +55,5 @@ def test_terminal_types_end_their_run() -> None:
 def test_every_metric_has_a_name_as_it_is_scraped_and_a_meaning() -> None:
     rows = [line.split(" | ") for line in docs.metrics_page().splitlines() if line.startswith("| `trunkline_")]
     assert len(rows) == len(docs.metrics())
-    assert "| `trunkline_appends_total`" in [row[0] for row in rows]
+    assert "| `trunkline_append_seconds`" in [row[0] for row in rows]
     assert all(len(row[3]) > 10 for row in rows)
