@@ -7,15 +7,15 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
 
 from edges.addresses import address_of, conversation_of
 from edges.app_keys import ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.bodies import parse_body
+from edges.bodies import decoded, raw_body
 from edges.errors import ApiError
 from edges.intake import Input, accept
 from edges.limits import charge
+from edges.receipt import receipt
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events import Custom
@@ -39,61 +39,65 @@ CALL_FACTS: dict[str, type[Body]] = {
 """What a telephone system of the organization's own may tell; `call.requested` has a route of its own."""
 
 
-class NewEvent(BaseModel):
+class NewEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input event of a client."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    type: str = Field(min_length=1, max_length=128)
-    conversation: str | None = Field(default=None, max_length=256)
-    data: dict[str, Any] = Field(default_factory=dict)
+    type: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    conversation: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    data: dict[str, Any] = {}
 
 
-class NewEvents(BaseModel):
+class NewEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One atomic batch. `expected_version` needs exactly one conversation."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    events: list[NewEvent] = Field(min_length=1, max_length=MAX_BATCH)
-    expected_version: Annotated[int, Field(strict=True, ge=0)] | Literal["exists", "absent"] | None = None
+    events: Annotated[list[NewEvent], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+    expected_version: Annotated[int, msgspec.Meta(ge=0)] | Literal["exists", "absent"] | None = None
 
 
-async def append(request: web.Request) -> web.Response:
+_decode = msgspec.json.Decoder(NewEvents).decode
+
+
+async def append(request: web.Request) -> web.StreamResponse:
     """201 with the positions; the batch is one atomic step."""
     caller = await require(request, "events:write")
     await charge(request, caller)
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    batch = await parse_body(request, NewEvents)
+    raw = await raw_body(request)
+    batch = decoded(raw, _decode)
+    organization = None
+    if any(new.conversation is not None for new in batch.events):
+        organization = await request.app[ORGANIZATIONS].require(caller.org)
     addresses: dict[ConversationId, str] = {}
-    events = [_event(organization, caller, new, addresses, at) for at, new in enumerate(batch.model.events)]
+    events = [_event(organization, caller, new, addresses, at) for at, new in enumerate(batch.events)]
     conversations = {event.conversation for event in events}
-    if batch.model.expected_version is not None and (len(conversations) != 1 or None in conversations):
+    if batch.expected_version is not None and (len(conversations) != 1 or None in conversations):
         raise ApiError(422, "BAD_EXPECTED_VERSION", "expected_version: needs events of exactly one conversation")
     accepted = await accept(
         request,
         caller,
         Input(
             events=events,
-            raw=batch.raw,
+            raw=raw,
             route="/v1/events",
-            expected=batch.model.expected_version,
+            expected=batch.expected_version,
             addresses=addresses,
         ),
     )
     headers = dict(accepted.headers)
-    starts = [position for position, event in zip(accepted.positions, events, strict=True) if event.lane is not None]
-    if starts:
-        headers |= {"X-Run-Id": str(starts[0]), "Location": f"/v1/runs/{starts[0]}/stream"}
+    for position, event in zip(accepted.positions, events, strict=True):
+        if event.lane is not None:
+            headers |= {"X-Run-Id": str(position), "Location": f"/v1/runs/{position}/stream"}
+            break
     version = next((v for v in reversed(accepted.versions) if v is not None), None)
     body = {"positions": [str(position) for position in accepted.positions], "version": version}
-    return web.Response(status=201, body=msgspec.json.encode(body), content_type="application/json", headers=headers)
+    return receipt(request, 201, body, headers)
 
 
 def _event(
-    organization: Organization, caller: Caller, new: NewEvent, addresses: dict[ConversationId, str], at: int
+    organization: Organization | None, caller: Caller, new: NewEvent, addresses: dict[ConversationId, str], at: int
 ) -> Event:
     conversation = None
     if new.conversation is not None:
+        assert organization is not None
         conversation = conversation_of(organization, new.conversation)
         if not new.conversation.startswith("conv_"):
             addresses[conversation] = address_of(new.conversation)
