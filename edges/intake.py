@@ -114,23 +114,19 @@ async def record(log: Log, org: OrgId, append: Append) -> Accepted:
     A keyed append whose reply was lost is sent once more, at once, on a new connection: the key makes that harmless,
     and a producer that does not retry (Twilio, on a 5xx) would lose its event to a connection that merely broke.
     """
+    begun = time.monotonic()
     try:
-        outcome = await _append(log, org, append)
+        try:
+            outcome = await log.append(org, append)
+        except StoreUnavailable:
+            if append.idempotency is None or time.monotonic() - begun > BROKE_WITHIN_S:
+                raise
+            outcome = await log.append(org, append)
     except StoreError as error:
         if (shown := of_store(error)).status == 503:
             raise shown from error
         raise
     return _accepted(append, outcome)
-
-
-async def _append(log: Log, org: OrgId, append: Append) -> Outcome:
-    begun = time.monotonic()
-    try:
-        return await log.append(org, append)
-    except StoreUnavailable:
-        if append.idempotency is None or time.monotonic() - begun > BROKE_WITHIN_S:
-            raise
-        return await log.append(org, append)
 
 
 def _accepted(append: Append, outcome: Outcome) -> Accepted:
