@@ -29,6 +29,7 @@ def application() -> typer.Typer:
     app.command()(edge)
     app.command()(worker)
     app.command()(tail)
+    app.command()(doctor)
     org = typer.Typer(help="Organizations.", no_args_is_help=True)
     org.command("create")(org_create)
     org.command("list")(org_list)
@@ -110,6 +111,17 @@ def tail(
     from trunkline.tail import TailOptions, run_tail
 
     raise typer.Exit(run_tail(TailOptions(organization, redis_url, after, as_json)))
+
+
+def doctor(
+    organization: Annotated[str | None, typer.Argument(metavar="[ORG]", help="Default: the default one.")] = None,
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is configured, reachable and missing; exit code 1 if something does not work."""
+    from trunkline.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(redis_url, organization, as_json=as_json))
 
 
 def org_create(name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:

@@ -100,6 +100,20 @@ class Smtp:
         finally:
             client.close()
 
+    async def greet(self) -> str | None:
+        """Connects, and logs in where a name is given; what is wrong, None if nothing is."""
+        client = self._client()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await client.connect()
+                await client.ehlo()
+        except _errors() as error:
+            answered = _answered(error)
+            return f"refuses us ({answered[0]})" if answered else f"not reachable ({type(error).__name__})"
+        finally:
+            client.close()
+        return None
+
     async def _announce(self, client: aiosmtplib.SMTP, email: OutgoingEmail) -> Fate | None:
         """Up to the recipient; None if the server waits for the text."""
         try:

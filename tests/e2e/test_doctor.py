@@ -1,0 +1,56 @@
+"""`trunkline doctor` as a command: what it finds, what it never shows, and its exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.product import Command, Up
+from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
+
+SECRETS = {"TWILIO_AUTH_TOKEN": TOKEN, "GROQ_API_KEY": "gsk-secret", "OPENAI_API_KEY": "sk-secret"}
+
+
+def test_an_installation_without_vendors_is_in_order(data_dir: Path) -> None:
+    up = Up(data_dir)
+    try:
+        checks, told = examined("--redis-url", up.facts["redis_url"], code=0)
+        assert (checks["redis"], checks["workers"], checks["model"]) == ("ok", "ok", "ok")
+        assert {checks[name] for name in ("anthropic", "twilio", "elevenlabs", "openai", "gohighlevel", "smtp")} == {
+            "off"
+        }
+        assert told["ok"]
+        assert "/api/webhooks/twilio/sms/incoming" in " ".join(told["webhooks"])
+        report = Command("doctor", "--redis-url", up.facts["redis_url"])
+        assert report.wait() == 0, report.stderr
+        assert "offline" in report.stdout
+    finally:
+        assert up.stop() == 0, up.stderr
+
+
+def test_what_does_not_work_is_named_without_its_secrets() -> None:
+    env = {
+        **SECRETS,
+        "TWILIO_ACCOUNT_SID": ACCOUNT,
+        "TWILIO_PHONE_NUMBER": NUMBER,
+        "TWILIO_BASE_URL": "http://127.0.0.1:1",
+        "OPENAI_BASE_URL": "http://127.0.0.1:1/v1",
+        "GHL_LOCATION_ID": "loc",
+        "TRUNKLINE_REDIS_URL": "redis://:redis-secret@127.0.0.1:1",
+    }
+    checks, told = examined(code=1, env=env)
+    assert [checks[name] for name in ("redis", "twilio", "openai", "gohighlevel", "groq")] == ["failed"] * 4 + [
+        "warning"
+    ]
+    assert not told["ok"]
+    assert not [secret for secret in (*SECRETS.values(), "redis-secret") if secret in json.dumps(told)]
+
+
+def examined(*arguments: str, code: int, env: dict[str, str] | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """States by check, and all that was told."""
+    command = Command("doctor", "--json", *arguments, env=env)
+    assert command.wait() == code, command.stderr
+    told: dict[str, Any] = json.loads(command.stdout)
+    assert "Traceback" not in command.stderr
+    return {check["check"]: check["state"] for check in told["checks"]}, told
