@@ -22,11 +22,13 @@ class Dialect(NamedTuple):
     """One API surface's way to show an event: a pure function, so that frames can be shared and repeated.
 
     `notice` gives frames that are about the stream itself (position, gap) what all frames of the surface have.
+    `retells`: an answer is shown by its pieces only, and again in one where these are trimmed.
     """
 
     name: str
     render: Callable[[Recorded], Sequence[Frame]]
     named: bool = False
+    retells: bool = False
     notice: Callable[[bytes, Position], bytes] = _plain
 
 

@@ -24,9 +24,10 @@ from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import Frame, Wire
 from eventstore import codec
-from eventstore.append import fingerprint
-from eventstore.events import TERMINAL_TYPES
+from eventstore.append import DELTA_RETENTION_MS, fingerprint
+from eventstore.events import DELTA_TYPES, TERMINAL_TYPES
 from eventstore.events.messages import MessageReceived
+from eventstore.events.replies import ReplyCompleted, ReplyRestarted
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
 from eventstore.organizations import conversation_id
@@ -166,7 +167,23 @@ async def follow(
     last = next((event for event in facts if ends_run(event)), None)
     if last is not None and after >= last.position:
         return web.Response(status=204, headers=run_headers(run))
-    return await respond(request, plan_for(request, caller, run, resume.Start(after, resumed=True), format))
+    plan = plan_for(request, caller, run, resume.Start(after, resumed=True), format)
+    return await respond(request, plan._replace(opening=await _retold(log, caller.org, run, after, format)))
+
+
+async def _retold(log: Log, org: OrgId, run: Position, after: Position, format: Format) -> bytes:
+    """The whole answer in one piece, where the pieces that a client would miss have been trimmed."""
+    if not format.dialect.retells or run.ms > (await log.bounds(org)).clock.ms - DELTA_RETENTION_MS:
+        return b""
+    events = await log.read_run(org, run)
+    completed = next((event for event in events if event.type == "reply.completed" and event.position > after), None)
+    body = codec.decode(completed) if completed is not None else None
+    if completed is None or not isinstance(body, ReplyCompleted) or any(each.type in DELTA_TYPES for each in events):
+        return b""
+    restarted = ReplyRestarted(attempt=body.attempt, text=body.text)
+    fields = codec.encode(restarted, completed.actor, completed.conversation)
+    shown = msgspec.structs.replace(completed, type=restarted.type, data=fields.data, personal=fields.personal)
+    return format.wire.encode(format.dialect.render(shown), None)
 
 
 def plan_for(request: web.Request, caller: Caller, run: Position, start: resume.Start, format: Format) -> Plan:

@@ -138,7 +138,7 @@ def run_dialect(wire: Wire, root: Recorded) -> Dialect:
     the same conversation."""
     message = codec.decode(root)
     session = _kept(message)[0] if isinstance(message, MessageReceived) else ""
-    return Dialect(f"health:{session}", partial(_render, session), named=True)
+    return Dialect(f"health:{session}", partial(_render, session), named=True, retells=True)
 
 
 async def ask(request: web.Request) -> web.StreamResponse:

@@ -122,8 +122,8 @@ def session_of(message: MessageReceived) -> str:
     return (message.provider or {}).get("session_id", "")
 
 
-LOAN = Dialect("loan", _render)
-LOAN_SOCKET = Dialect("loan-socket", _render_socket)
+LOAN = Dialect("loan", _render, retells=True)
+LOAN_SOCKET = Dialect("loan-socket", _render_socket, retells=True)
 
 
 def run_dialect(wire: Wire, root: Recorded) -> Dialect:

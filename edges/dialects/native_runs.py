@@ -120,7 +120,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
     if seen is None:
         await charge_open(request, caller, free=False, subscription=True)
-        return await respond(request, plan_for(request, caller, run, resume.Start(run.before()), format))
+        return await follow(request, caller, run, run.before(), format)
     start = await resume.start(log, caller.org, seen)
     await charge_open(request, caller, free=start.returns, subscription=True)
     if start.gap is not None:

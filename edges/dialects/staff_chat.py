@@ -111,7 +111,7 @@ def _render(event: Recorded) -> list[Frame]:
     return []
 
 
-STAFF = Dialect("staff", _render)
+STAFF = Dialect("staff", _render, retells=True)
 
 
 def run_dialect(wire: Wire, root: Recorded) -> Dialect:

@@ -15,9 +15,9 @@ from uuid import UUID
 
 import pytest
 
-from eventstore import codec
+from eventstore import codec, keys
 from eventstore.events.assistants import AssistantConfigured
-from eventstore.events.messages import MessageSent
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
     ReplyCancelled,
     ReplyCompleted,
@@ -29,7 +29,7 @@ from eventstore.events.replies import (
 )
 from eventstore.events.tools import ToolStarted
 from eventstore.organizations import SCOPES
-from eventstore.schema import Body, Event, Position
+from eventstore.schema import Body, ConversationId, Event, Position
 from tests.support.receiver import Receiver, receiving
 from tests.support.stack import ACME, DEMO, Stack, stacked
 from tests.support.stream_client import Frame
@@ -306,6 +306,30 @@ async def test_a_recorded_run_is_resumed_at_every_cut(quiet: Stack) -> None:
     async with stack.open(STREAM, json=QUESTION, last=whole[-1].id) as ended:
         assert ended.status == 204
     assert [event.type for event in await stack.events()].count("message.received") == 1
+
+
+async def test_where_tokens_are_trimmed_the_answer_is_told_in_one_piece(quiet: Stack) -> None:
+    old_ms, conversation = await quiet.now_ms() - 30 * 3_600_000, ConversationId("conv_a")
+    received = MessageReceived(message_id="m-0", assistant="staff_id", source="staff", text="Hello")
+    [run] = await quiet.append_at(old_ms, Event(received, "customer", conversation))
+    answer = (
+        ReplyStarted(attempt=1, assistant="staff_id", model="m", context_until=str(run)),
+        ReplyDelta(attempt=1, index=0, text="Good day"),
+        ReplyCompleted(message_id="m-1", attempt=1, model="m", text="Good day"),
+    )
+    await quiet.append_at(old_ms, *(Event(body, "assistant:staff_id", conversation, run) for body in answer))
+    await quiet.say()
+    path = f"/v1/runs/{run}/stream"
+    async with quiet.open(path) as stream:
+        whole = await stream.rest()
+    await quiet.pipe.call("DEL", keys.of(DEMO).run_deltas(run), keys.of(DEMO).tok)
+    async with quiet.open(path, last=whole[1].id) as stream:
+        rest = await stream.rest()
+    assert [frame.type for frame in whole] == ["status", "status", "token", "done"]
+    assert [frame.type for frame in rest] == ["restart", "token", "done"]
+    assert text_shown(rest) == "Good day"
+    async with quiet.open(f"{path}?dialect=native") as stream:
+        assert "reply.restarted" not in [frame.type for frame in await stream.rest()]
 
 
 async def test_another_question_does_not_resume_a_run(stack: Stack) -> None:
