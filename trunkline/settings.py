@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     calls_per_number: Limit = Field(RateLimit(*Ceilings().calls_per_number), validation_alias=_own("CALLS_PER_NUMBER"))
     calls_per_organization: Limit = Field(RateLimit(*Ceilings().calls), validation_alias=_own("CALLS_PER_ORGANIZATION"))
     """How much may leave to one customer and from one organization, so that a loop with another machine ends."""
+    agent_idle_s: float = Field(900, gt=0, validation_alias=_own("AGENT_IDLE_S"))
+    """A person who holds a conversation and writes nothing for so long hands it back."""
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))

@@ -20,6 +20,7 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
 from eventstore.lanes import ALL_SHARDS, LANES, Lanes
+from eventstore.leases import LEASE, Leases
 from eventstore.limits import LIMIT, Communications, Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
@@ -44,13 +45,15 @@ from workers.clients.elevenlabs import ElevenLabs
 from workers.clients.sms import SmsProvider
 from workers.clients.twilio import Connections, TwilioClients
 from workers.crm import EmbeddedCrm, Location, seed_demo
+from workers.jobs import JOBS
 from workers.models import DEFAULT_MODEL, Models
 from workers.offline import OfflineModel
 from workers.runner import Runner
+from workers.timers import Timers
 from workers.toolbox import CrmToolbox
 from workers.work import Services
 
-SCRIPTS = (APPEND, LANES, ADVANCE, FLIP, LIMIT)
+SCRIPTS = (APPEND, LANES, LEASE, ADVANCE, FLIP, LIMIT)
 BLOCKING_TIMEOUT_S = 5.0
 """Well above the second that a read for doorbells blocks."""
 OFFLINE = "offline"
@@ -91,11 +94,13 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         settings = await with_secret_key(settings, url, pipe)
         services = await compose(settings, pipe, twilio, stack)
         shards = options.shards or ALL_SHARDS
-        lanes = Lanes(pipe, owner_name(), shards=shards)
+        owner = owner_name()
+        lanes = Lanes(pipe, owner, shards=shards)
+        timers = Timers(services, Organizations(pipe), Leases(pipe, owner), JOBS)
         runner = Runner(services, lanes, blocking, shards=len(shards), presence=Presence(pipe))
         if options.metrics_port is not None:
             await stack.enter_async_context(serving_health(services.log, Presence(pipe), options.metrics_port))
-        await _until_cancelled(runner)
+        await _until_cancelled(runner, timers)
 
 
 async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: AsyncExitStack) -> Services:
@@ -142,6 +147,7 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
         callbacks=CallbackClient(Allowed.parse(settings.callback_allow)),
         now_ms=lambda: time.time_ns() // 1_000_000,
         new_id=lambda: str(uuid.uuid4()),
+        agent_idle_s=settings.agent_idle_s,
     )
 
 
@@ -150,16 +156,19 @@ def owner_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-async def _until_cancelled(runner: Runner) -> None:
+async def _until_cancelled(runner: Runner, timers: Timers) -> None:
     """The signal that ends a worker cancels it; the runner then drains before the connections go."""
     async with asyncio.TaskGroup() as group:
         working = group.create_task(runner.run(), name="runner")
+        ticking = group.create_task(timers.run(), name="timers")
         try:
             await asyncio.wait([working])
         except asyncio.CancelledError:
             runner.stop()
             await asyncio.wait([working])
             raise
+        finally:
+            ticking.cancel()
 
 
 @asynccontextmanager

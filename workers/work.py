@@ -48,7 +48,8 @@ class Services:
     organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a number that has opted
     out. `calls` gives who places its calls, None where they stay in the outbox; `may_reach` counts a message or call
     and is False beyond what may leave; `name_of` is what an organization is called. `now_ms` is the wall clock.
-    An answer to a text message waits until none has come for `settle_s`.
+    An answer to a text message waits until none has come for `settle_s`; an agent who writes nothing for
+    `agent_idle_s` is released.
     """
 
     log: Log
@@ -67,6 +68,7 @@ class Services:
     callbacks: CallbackClient = field(default_factory=lambda: CallbackClient(Allowed()))
     reply_deadline_s: float = 120.0
     settle_s: float = 0.5
+    agent_idle_s: float = 900.0
     tool_deadline_s: float = 18.0
 
 

@@ -1,0 +1,136 @@
+"""Jobs: done once for each planned time, whoever ticks, and never against somebody who is at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.errors import StoreError
+from eventstore.events.control import ControlReleased
+from eventstore.events.messages import MessageSent
+from eventstore.leases import LEASE, Leases
+from eventstore.organizations import Organizations
+from eventstore.schema import Event, OrgId
+from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
+from workers.idle_agents import release_idle
+from workers.jobs import JOBS
+from workers.timers import Job, Timers
+from workers.work import Services
+
+IDLE_S = 60.0
+
+
+@pytest.fixture
+async def shop(redis_url: str) -> AsyncIterator[Workshop]:
+    async with workshop(redis_url) as shop:
+        yield shop
+
+
+@pytest.fixture
+async def pipe(redis_url: str) -> AsyncIterator[Pipe]:
+    pipe = Pipe(pool_for(redis_url), (LEASE,))
+    yield pipe
+    await pipe.close()
+
+
+def timers(pipe: Pipe, services: Services, owner: str, *jobs: Job) -> Timers:
+    return Timers(services, Organizations(pipe), Leases(pipe, owner), jobs)
+
+
+def later(services: Services, seconds: float) -> int:
+    return services.now_ms() + int(seconds * 1_000)
+
+
+# Idle agents
+
+
+async def test_an_agent_who_writes_nothing_is_released_and_what_is_open_is_answered(shop: Workshop) -> None:
+    services = shop.services(agent_idle_s=IDLE_S)
+    await shop.say("Is anybody there?", channel="sms")
+    await shop.take_control()
+    assert await release_idle(services, ACME, later(services, IDLE_S - 1)) == 0
+    assert await release_idle(services, ACME, later(services, IDLE_S + 1)) == 1
+    assert (await shop.log.control(ACME, ANN)).agent == ""
+    async with shop.worker(services):
+        await shop.seen.until_type("sms.sent")
+    [released] = shop.seen.bodies(ControlReleased)
+    assert (released.agent, released.reason) == ("7", "idle")
+
+
+async def test_an_agent_who_wrote_lately_stays(shop: Workshop) -> None:
+    services = shop.services(agent_idle_s=0.2)
+    await shop.take_control()
+    await shop.take_control(BEN)
+    await asyncio.sleep(0.25)  # the time that the agent is idle for
+    await shop.put(Event(MessageSent(message_id="m", agent="7", text="Hi"), "agent:7", ANN))
+    assert await release_idle(services, ACME, services.now_ms()) == 1
+    assert (await shop.log.control(ACME, ANN)).agent == "7"
+    assert (await shop.log.control(ACME, BEN)).agent == ""
+
+
+async def test_whoever_does_it_and_however_often_a_conversation_is_handed_back_once(shop: Workshop) -> None:
+    services = shop.services(agent_idle_s=IDLE_S)
+    await shop.take_control()
+    planned = later(services, IDLE_S + 1)
+    released = await asyncio.gather(*(release_idle(services, ACME, planned) for _ in range(10)))
+    assert sorted(released)[-2:] == [0, 1]
+    await shop.take_control()
+    assert await release_idle(services, ACME, services.now_ms()) == 0
+    assert (await shop.log.control(ACME, ANN)).agent == "7"
+
+
+# Ticks
+
+
+async def test_of_several_workers_one_does_the_job_for_every_organization(shop: Workshop, pipe: Pipe) -> None:
+    done: list[tuple[str, OrgId, int]] = []
+
+    def job(who: str) -> Job:
+        async def note(services: Services, org: OrgId, planned_ms: int) -> None:
+            done.append((who, org, planned_ms))
+
+        return Job("note", 10, note)
+
+    for name in ("acme", "other"):
+        await Organizations(pipe).ensure(name, name)
+    services = shop.services()
+    await asyncio.gather(*(timers(pipe, services, who).tick(job(who)) for who in ("one", "two", "three")))
+    assert [org for _, org, _ in done] == ["acme", "other"]
+    assert len({(who, planned) for who, _, planned in done}) == 1
+    assert all(planned % 10_000 == 0 for _, _, planned in done)
+
+
+async def test_a_job_that_cannot_reach_one_organization_is_done_for_the_others(shop: Workshop, pipe: Pipe) -> None:
+    done: list[OrgId] = []
+
+    async def fail_for_acme(services: Services, org: OrgId, planned_ms: int) -> None:
+        if org == ACME:
+            raise StoreError("the archive is missing")
+        done.append(org)
+
+    for name in ("acme", "other"):
+        await Organizations(pipe).ensure(name, name)
+    await timers(pipe, shop.services(), "one").tick(Job("fail", 10, fail_for_acme))
+    assert done == ["other"]
+
+
+async def test_jobs_tick_until_the_worker_ends(shop: Workshop, pipe: Pipe) -> None:
+    ticked = asyncio.Event()
+
+    async def tick(services: Services, org: OrgId, planned_ms: int) -> None:
+        ticked.set()
+
+    await Organizations(pipe).ensure("acme", "Acme")
+    running = asyncio.create_task(timers(pipe, shop.services(), "one", Job("tick", 1, tick)).run())
+    async with asyncio.timeout(5):
+        await ticked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+def test_jobs_have_names_of_their_own() -> None:
+    assert len({job.name for job in JOBS}) == len(JOBS)
