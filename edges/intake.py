@@ -17,6 +17,7 @@ from eventstore.append import (
     Append,
     Appended,
     Backlog,
+    Control,
     Duplicate,
     Fenced,
     HeldBy,
@@ -42,8 +43,8 @@ Refused = KeyReused | HeldBy | Fenced | VersionConflict | Backlog
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """What a client sends. `raw` is what makes two inputs with one key the same: the body, or a GET's arguments.
 
-    `route` and the credential are part of the key. `key` None is the one that the request carries, if any. With an
-    `epoch` the input is refused once the conversation has changed hands.
+    `route` and the credential are part of the key. `key` None is the one that the request carries, if any. `control`
+    says who must hold the conversation for it.
     """
 
     events: Sequence[Event]
@@ -52,7 +53,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     key: str | None = None
     ttl_ms: int | None = None
     expected: int | Literal["exists", "absent"] | None = None
-    epoch: int | None = None
+    control: Control | None = None
     addresses: dict[ConversationId, str] = {}
 
 
@@ -77,7 +78,7 @@ async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted
         events=given.events,
         idempotency=idempotency,
         expected=given.expected,
-        epoch=given.epoch,
+        control=given.control,
         addresses=given.addresses,
         max_pending=request.app[CAPS].pending,
     )

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiohttp import web
+
+from edges.addresses import phone_number
+from edges.app_keys import ENGINE
+from edges.errors import ApiError
+from eventstore.schema import OrgId
+from projections import contacts
+from projections.contacts import CONTACTS
 from projections.control import ControlState
 from projections.conversations import Conversation, Message
+
+
+async def phone_of(request: web.Request, org: OrgId, given: str | None, lead: str | None) -> str:
+    """The conversation's: `phoneNumber`, else that of the contact `leadId`; 422 without either."""
+    if given:
+        return phone_number("phoneNumber", given)
+    contact = await contacts.by_id(await request.app[ENGINE].level(org, CONTACTS), lead) if lead else None
+    if contact is None or not contact.phone:
+        message = f"phoneNumber is missing, and there is no contact {(lead or '')[:80]!r} with a phone number"
+        raise ApiError(422, "NO_PHONE_NUMBER", message)
+    return contact.phone
 
 
 def message_json(message: Message) -> dict[str, str]:

@@ -58,7 +58,8 @@ FINISH = Disposal("finish")
 
 
 class Control(NamedTuple):
-    """`take` and `release` change who speaks, compare-and-set; `holds` only appends if `agent` is the holder."""
+    """`take` and `release` change who speaks, compare-and-set; `holds` only appends if `agent` is the holder
+    ("": if nobody is)."""
 
     kind: Literal["take", "release", "holds"]
     agent: str

@@ -16,15 +16,13 @@ import msgspec
 from aiohttp import web
 
 from edges import resume
-from edges.addresses import phone_number
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
-from edges.auth import Caller, require
-from edges.errors import ApiError
+from edges.auth import require
 from edges.limits import charge_open
 from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.subscriptions import OWN, Filter, Format
-from edges.telephony import control_json, message_json
+from edges.telephony import control_json, message_json, phone_of
 from edges.wire import SSE, Frame
 from eventstore import codec
 from eventstore.events.calls import CallEnded, CallInitiated
@@ -34,8 +32,7 @@ from eventstore.events.replies import ReplyCompleted, ReplyDelta, ReplyRestarted
 from eventstore.events.sms import SmsFailed, SmsRequested, SmsSent, SmsStatusChanged, SmsUncertain
 from eventstore.organizations import conversation_id
 from eventstore.schema import OrgId, Position, Recorded
-from projections import contacts, conversation_snapshot, phones
-from projections.contacts import CONTACTS
+from projections import conversation_snapshot, phones
 from projections.conversation_snapshot import Snapshot
 from projections.projection import timestamp
 
@@ -127,7 +124,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """With a resume position no history is sent again, unless that position could not be honoured."""
     caller = await require(request, "events:read", "control:write")
     lead = request.match_info["leadId"]
-    phone = await _phone(request, caller, lead)
+    phone = await phone_of(request, caller.org, request.query.get("phoneNumber"), lead)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     conversation = conversation_id(organization.pepper, phones.address(phone))
     log, wanted = request.app[LOG], resume.requested(request)
@@ -141,17 +138,6 @@ async def stream(request: web.Request) -> web.StreamResponse:
     elif start.gap is None and (at := await resume.stands_at(log, caller.org, start)) is not None:
         opening = format.position(at)
     return await respond(request, Plan(caller, Filter(conversation), format, start, opening))
-
-
-async def _phone(request: web.Request, caller: Caller, lead: str) -> str:
-    """The conversation's: `phoneNumber`, else that of the contact `leadId`."""
-    if given := request.query.get("phoneNumber", ""):
-        return phone_number("phoneNumber", given)
-    contact = await contacts.by_id(await request.app[ENGINE].level(caller.org, CONTACTS), lead)
-    if contact is None or not contact.phone:
-        message = f"phoneNumber is missing, and there is no contact {lead[:80]!r} with a phone number"
-        raise ApiError(422, "NO_PHONE_NUMBER", message)
-    return contact.phone
 
 
 def _own(org: OrgId, phone: str, lead: str) -> bytes:

@@ -7,18 +7,21 @@ from uuid import uuid4
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
-from edges.auth import Caller, check_organization, require
+from edges.app_keys import LOG, ORGANIZATIONS
+from edges.auth import check_organization, require
 from edges.bodies import parse_body
-from edges.errors import ApiError
 from edges.intake import Input, accept
 from edges.limits import charge
 from edges.runs import run_headers
+from edges.telephony import phone_of
+from eventstore.append import Control
 from eventstore.events.calls import CallRequested
 from eventstore.organizations import conversation_id
 from eventstore.schema import Event
-from projections import contacts, phones
-from projections.contacts import CONTACTS
+from projections import phones
+
+NOBODY = Control("holds", "")
+"""Of the conversation's agents: checked in the step that appends, and not for a repetition of what was accepted."""
 
 
 class OutboundCall(BaseModel):
@@ -37,20 +40,18 @@ async def call(request: web.Request) -> web.Response:
     parsed = await parse_body(request, OutboundCall)
     check_organization(caller, parsed.model.organizationId)
     await charge(request, caller)
-    phone = await _phone(request, caller, parsed.model)
+    phone = await phone_of(request, caller.org, parsed.model.phoneNumber, parsed.model.leadId)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     address = phones.address(phone)
     conversation = conversation_id(organization.pepper, address)
-    control = await request.app[LOG].control(caller.org, conversation)
-    if control.agent:
-        raise ApiError(409, "HUMAN_CONTROL", f"{control.agent} is speaking in this conversation")
-    body = CallRequested(call_id=uuid4().hex, epoch=control.epoch, lead=parsed.model.leadId, to=phone)
+    epoch = (await request.app[LOG].control(caller.org, conversation)).epoch
+    body = CallRequested(call_id=uuid4().hex, epoch=epoch, lead=parsed.model.leadId, to=phone)
     event = Event(body, caller.actor, conversation, lane=f"call:{conversation}")
     given = Input(
         events=[event],
         raw=parsed.raw,
         route="outbound-call",
-        epoch=control.epoch,
+        control=NOBODY,
         addresses={conversation: address},
     )
     accepted = await accept(request, caller, given)
@@ -62,21 +63,6 @@ async def call(request: web.Request) -> web.Response:
         "leadId": parsed.model.leadId,
     }
     return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(accepted.run)})
-
-
-async def _phone(request: web.Request, caller: Caller, asked: OutboundCall) -> str:
-    if asked.phoneNumber:
-        try:
-            return phones.e164(asked.phoneNumber)
-        except ValueError as error:
-            raise ApiError(422, "BAD_PHONE_NUMBER", f"phoneNumber: {error}") from None
-    if asked.leadId:
-        people = await request.app[ENGINE].level(caller.org, CONTACTS)
-        contact = await contacts.by_id(people, asked.leadId)
-        if contact is not None and contact.phone:
-            return contact.phone
-        raise ApiError(422, "NO_PHONE_NUMBER", f"there is no telephone number for leadId {asked.leadId[:80]!r}")
-    raise ApiError(422, "NO_PHONE_NUMBER", "phoneNumber is missing, and so is leadId")
 
 
 ROUTES = (web.post("/api/conversations/outbound-call", call),)

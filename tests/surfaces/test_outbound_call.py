@@ -82,9 +82,12 @@ async def test_a_request_that_names_nobody_is_refused(stack: Stack, body: Any, s
 
 async def test_nobody_calls_into_a_conversation_that_a_person_holds(stack: Stack) -> None:
     conversation = await customers_conversation(stack)
+    before = await ask(stack, {"phoneNumber": CUSTOMER}, {"Idempotency-Key": "before"})
     await control.take(stack.log, DEMO, conversation, control.Take("7", "Ann"))
     answer = await ask(stack, {"phoneNumber": CUSTOMER})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "HUMAN_CONTROL")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "HELD")
+    repeated = await ask(stack, {"phoneNumber": CUSTOMER}, {"Idempotency-Key": "before"})
+    assert (repeated.status_code, repeated.json()) == (202, before.json())
     await control.release(stack.log, DEMO, conversation, control.Release("7"))
     assert (await ask(stack, {"phoneNumber": CUSTOMER})).status_code == 202
 
