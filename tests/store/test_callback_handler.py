@@ -144,7 +144,7 @@ async def test_what_fails_to_the_end_is_a_dead_letter_until_it_is_delivered_agai
     async with shop.worker(services, handlers=HANDLERS):
         await shop.seen.until_type("callback.dead_lettered")
         [dead] = shop.seen.bodies(CallbackDeadLettered)
-        assert (dead.attempts, dead.error) == (3, "TryAgain: HTTP 503")
+        assert (dead.attempts, dead.error) == (3, "HTTP 503")
         again = CallbackRequested(url=receiver.url, redelivers=dead.callback)
         await shop.put(Event(again, "client:1", ANN, run, lane=f"callback:{run}"))
         await shop.seen.until_type("callback.delivered")

@@ -18,6 +18,12 @@ from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
 from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
 from eventstore.events.assistants import AssistantConfigured
+from eventstore.events.callbacks import (
+    CallbackDeadLettered,
+    CallbackDelivered,
+    CallbackFailed,
+    CallbackRequested,
+)
 from eventstore.events.calls import (
     CallEnded,
     CallInitiated,
@@ -29,6 +35,7 @@ from eventstore.events.contacts import ContactCreated, ContactOptedIn, ContactOp
 from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.custom import Custom
 from eventstore.events.loans import BorrowerProfiled, KycChecked, LoanDecided, LoanSanctioned
+from eventstore.events.memory import Entity, Memory, MemoryExtracted, Relation
 from eventstore.events.messages import MessageReceived
 from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged, PipelineConfigured, Stage
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted, ReplyStarted
@@ -107,6 +114,19 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(ControlReleased, agent=st.sampled_from(["7", "8"])),
     st.builds(
         AssistantConfigured, assistant=_ids, name=_ids, kind=st.just("staff"), prompt=_texts, members=st.lists(_ids)
+    ),
+    st.builds(CallbackRequested, url=_texts, redelivers=st.none() | _positions),
+    st.builds(CallbackFailed, callback=_positions, attempt=st.just(1), error=_texts),
+    st.builds(CallbackDeadLettered, callback=_positions, attempts=st.just(7), error=_texts),
+    st.builds(CallbackDelivered, callback=_positions, attempt=st.just(2), status=st.just(200)),
+    st.builds(
+        MemoryExtracted,
+        until=_positions,
+        model=st.just("m"),
+        summary=_texts,
+        memories=st.lists(st.builds(Memory, text=_texts, about=st.sampled_from(["", "name"])), max_size=3),
+        entities=st.lists(st.builds(Entity, name=_texts), max_size=2),
+        relations=st.lists(st.builds(Relation, subject=_texts, relation=_texts, object=_texts), max_size=2),
     ),
     st.builds(Custom, name=st.just("custom.said")),
 )

@@ -11,7 +11,7 @@ from eventstore import codec, keys
 from eventstore.append import APPEND, Append, Control, HeldBy
 from eventstore.connection import Argument, Pipe
 from eventstore.lanes import LANES
-from eventstore.log import Bounds, Log
+from eventstore.log import PAGE, Bounds, Log
 from eventstore.schema import ORIGIN, Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact
 
@@ -37,6 +37,18 @@ async def test_positions_are_compared_as_numbers(store: Store) -> None:
     at = await written_positions(store, *[fact() for _ in range(12)])
     assert positions(await store.log.read(ACME, at[8])) == at[9:]
     assert positions(await store.log.read_conversation(ACME, ANN, at[8])) == at[9:]
+
+
+async def test_a_conversation_is_read_back_page_by_page(store: Store) -> None:
+    await store.write(*[fact(ANN if i % 2 else BEN) for i in range(200)])
+    await store.write(*[fact() for _ in range(PAGE)])
+    own = positions(await store.log.read_conversation(ACME, ANN))
+    assert len(own) == PAGE + 100
+    assert positions(await store.log.read_conversation_back(ACME, ANN, None, count=PAGE + 1)) == own[-PAGE - 1 :]
+    before, seen = None, list[Position]()
+    while page := positions(await store.log.read_conversation_back(ACME, ANN, before, count=170)):
+        seen, before = page + seen, page[0]
+    assert seen == own
 
 
 async def test_a_page_that_cut_one_stream_does_not_run_ahead_of_it(store: Store) -> None:

@@ -129,6 +129,14 @@ def test_an_organizations_settings_are_set_and_forgotten_by_the_documents_names(
     }
 
 
+def test_what_callbacks_may_go_to_are_hosts_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUNKLINE_CALLBACK_ALLOW", "10.0.0.0/8, hooks.internal")
+    assert load_settings().callback_allow == ("10.0.0.0/8", "hooks.internal")
+    monkeypatch.setenv("TRUNKLINE_CALLBACK_ALLOW", "http://hooks.internal")
+    with pytest.raises(SettingsError, match="TRUNKLINE_CALLBACK_ALLOW"):
+        load_settings()
+
+
 def test_every_fault_of_an_organizations_settings_is_reported_at_once() -> None:
     with pytest.raises(SettingsError) as refused:
         provider_changes(

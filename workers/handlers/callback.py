@@ -57,7 +57,7 @@ def _given_up(work: Work, error: str) -> Event:
 
 
 async def failed(work: Work, error: str) -> Sequence[Event]:
-    return [_given_up(work, error)]
+    return [_given_up(work, error.removeprefix("TryAgain: "))]
 
 
 def handler(pauses: Schedule = PAUSES) -> Handler:
