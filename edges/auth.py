@@ -97,13 +97,14 @@ def check_organization(caller: Caller, claimed: object) -> None:
 
 
 async def _identify(request: web.Request) -> Caller:
-    development, offered = request.app[DEVELOPMENT], _offered(request)
+    app, offered = request.app, _offered(request)
+    development = app[DEVELOPMENT]
     if development:
         offered -= PLACEHOLDERS
     if len(offered) > 1:
         raise ApiError(401, "UNAUTHORIZED", "the request carries two different credentials")
     for plain in offered:
-        return await _known(request, plain)
+        return await _known(app, plain)
     if PARAMETER in request.query:
         return await _by_ticket(request, request.query[PARAMETER])
     if not development:
@@ -113,19 +114,19 @@ async def _identify(request: web.Request) -> Caller:
     return Caller(DEMO, frozenset(SCOPES), DEVELOPER)
 
 
-async def _known(request: web.Request, plain: str) -> Caller:
+async def _known(app: web.Application, plain: str) -> Caller:
     """A key, or a JWT: three parts between dots, which no key has."""
-    jwts = request.app.get(JWTS)
+    jwts = app.get(JWTS)
     if jwts is not None and plain.count(".") == 2:
         claims = await jwts.verify(plain)
-        organization = await request.app[ORGANIZATIONS].get(OrgId(claims.org))
+        organization = await app[ORGANIZATIONS].get(OrgId(claims.org))
         if organization is None:
             raise ApiError(
                 401, "UNAUTHORIZED", "the token is not accepted: org is no organization of this installation"
             )
         name = "jwt-" + sha256(claims.sub.encode()).hexdigest()[:24]  # in key names: a subject may be a person's email
         return Caller(organization.id, claims.scopes, name, claims.sub, claims.exp + LEEWAY_S)
-    credential = await request.app[ORGANIZATIONS].authenticate(plain)
+    credential = await app[ORGANIZATIONS].authenticate(plain)
     if credential is None:
         raise ApiError(401, "UNAUTHORIZED", "Invalid API key")
     return Caller(credential.org, credential.scopes, credential.key_id)

@@ -72,6 +72,7 @@ class Accepted(NamedTuple):
 
 async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted:
     """Appends a client's input; ApiError says why not (409, 422, 503)."""
+    app = request.app
     key, ttl_ms = given.key or client_key(request), given.ttl_ms or IDEMPOTENCY_TTL_MS
     idempotency = idempotent(caller, given.route, key, given.raw, ttl_ms) if key is not None else None
     append = Append(
@@ -80,9 +81,9 @@ async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted
         expected=given.expected,
         control=given.control,
         addresses=given.addresses,
-        max_pending=request.app[CAPS].pending,
+        max_pending=app[CAPS].pending,
     )
-    accepted = await record(request.app[LOG], caller.org, append)
+    accepted = await record(app[LOG], caller.org, append)
     request[POSITION] = accepted.positions[-1]
     return accepted
 

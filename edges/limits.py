@@ -18,12 +18,13 @@ from eventstore.limits import Budget
 
 Bucket = Literal["requests", "opens"]
 
-BUDGET: web.RequestKey[tuple[Bucket, Budget]] = web.RequestKey("budget", tuple)
+BUDGET: web.RequestKey[tuple[Bucket, Budget] | None] = web.RequestKey("budget", tuple)
 
 
 async def charge(request: web.Request, caller: Caller) -> None:
     """Counts an ordinary request, or one WebSocket message; raises 429 beyond the limit."""
     if not _is_limited(request, "requests"):
+        request[BUDGET] = None
         return
     budget = await _spend(request, caller, "requests")
     if not budget.allowed:
@@ -78,7 +79,8 @@ def headers_of(window_s: int, bucket: Bucket, budget: Budget) -> dict[str, str]:
 
 
 def _is_limited(request: web.Request, bucket: Bucket) -> bool:
-    return not request.app[DEVELOPMENT] and _limit(request.app[QUOTA], bucket) > 0
+    app = request.app
+    return _limit(app[QUOTA], bucket) > 0 and not app[DEVELOPMENT]
 
 
 def _limit(quota: Quota, bucket: Bucket) -> int:

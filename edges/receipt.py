@@ -16,28 +16,29 @@ from aiohttp.abc import AbstractStreamWriter
 from edges.limits import BUDGET
 
 _encode = msgspec.json.Encoder().encode
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 def receipt(request: web.Request, status: int, body: Any, headers: Mapping[str, str]) -> web.StreamResponse:
     """Preparing an ordinary response costs as much as appending an event: this one is only written.
 
-    Where other headers are due (rate limits, CORS), or for a client of HTTP/1.0, it is an ordinary one.
+    Where other headers are due (rate limits, CORS), or for a client of HTTP/1.0, it is an ordinary one. The request
+    must have been charged.
     """
     payload = _encode(body)
-    if request.version != HttpVersion11 or "Origin" in request.headers or request.get(BUDGET) is not None:
+    if request[BUDGET] is not None or request.version != HttpVersion11 or "Origin" in request.headers:
         return web.Response(status=status, body=payload, content_type="application/json", headers=headers)
-    return _Receipt(status, payload, headers)
+    more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode() if headers else b""
+    date = _date(int(time.time()))
+    head = b"%bContent-Length: %d\r\nDate: %b\r\n%b\r\n" % (_opening(status), len(payload), date, more)
+    return _Receipt(status, head + payload)
 
 
 class _Receipt(web.StreamResponse):
     """Its bytes are complete when the handler returns; aiohttp asks it to prepare and to write, in this order."""
 
-    def __init__(self, status: int, payload: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(self, status: int, message: bytes) -> None:
         super().__init__(status=status)
-        lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{name}: {value}" for name, value in headers.items())]
-        lines += ("Content-Type: application/json", f"Content-Length: {len(payload)}", _date(int(time.time())))
-        self._message = "\r\n".join(lines).encode() + b"\r\n\r\n" + payload
+        self._message = message
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         self._keep_alive = request.keep_alive
@@ -50,6 +51,11 @@ class _Receipt(web.StreamResponse):
         self._transport.write(self._message)
 
 
+@lru_cache(maxsize=8)
+def _opening(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n".encode()
+
+
 @lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return "Date: " + formatdate(second, usegmt=True)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

@@ -283,5 +283,5 @@ def fingerprint(*parts: str | bytes) -> str:
     Parts are packed with their lengths, so no two lists collide.
     """
     return blake2b(
-        _pack([part.encode() if isinstance(part, str) else part for part in parts]), digest_size=16
+        _pack(parts), digest_size=16
     ).hexdigest()

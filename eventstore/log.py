@@ -15,7 +15,7 @@ from eventstore.append import APPEND, Append, Appended, Duplicate, HeldBy, Outco
 from eventstore.connection import Pipe
 from eventstore.durability import Barrier
 from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
-from eventstore.telemetry import APPENDED_EVENTS, APPENDS
+from eventstore.telemetry import APPENDS
 
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
@@ -62,8 +62,6 @@ class Log:
         if self._barrier is not None and isinstance(answer, Appended | Duplicate):
             await self._barrier.passed()
         APPENDS[type(answer).__name__].observe(time.perf_counter() - started)
-        if isinstance(answer, Appended):
-            APPENDED_EVENTS.inc(len(answer.positions))
         return answer
 
     async def read(self, org: OrgId, after: Position, *, count: int = PAGE, deltas: bool = True) -> list[Recorded]:

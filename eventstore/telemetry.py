@@ -17,7 +17,6 @@ APPENDS = {
     name: APPEND_SECONDS.labels(name)
     for name in ("Appended", "Duplicate", "KeyReused", "Fenced", "HeldBy", "VersionConflict", "Backlog")
 }
-APPENDED_EVENTS = Counter("trunkline_appended_events_total", "Events written to the log.")
 
 DELIVERY_SECONDS = Histogram(
     "trunkline_delivery_seconds",
