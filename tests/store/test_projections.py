@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import projections
 from eventstore.append import Append, Appended
 from eventstore.errors import StoreError
-from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
 from eventstore.events.assistants import AssistantConfigured
+from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
 from eventstore.events.callbacks import (
     CallbackDeadLettered,
     CallbackDelivered,
