@@ -282,6 +282,4 @@ def fingerprint(*parts: str | bytes) -> str:
 
     Parts are packed with their lengths, so no two lists collide.
     """
-    return blake2b(
-        _pack(parts), digest_size=16
-    ).hexdigest()
+    return blake2b(_pack(parts), digest_size=16).hexdigest()

@@ -29,7 +29,11 @@ STOP_S = 40.0
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Nothing of the developer's own settings reaches a child."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TRUNKLINE_", "TWILIO_", "ANTHROPIC_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TRUNKLINE_", "TWILIO_", "ANTHROPIC_"))
+    }
     return {**kept, **extra}
 
 
