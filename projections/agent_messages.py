@@ -21,6 +21,11 @@ TRIES = 8
 """Something was written to the conversation between look and append; then it is looked at again."""
 
 
+def waiting_lane(run: Position | str) -> str:
+    """Where a run that was left to a person waits for its end."""
+    return f"person:{run}"
+
+
 class AgentMessage(NamedTuple):
     """`phone` is the customer's, where the conversation is one of a telephone number."""
 
@@ -63,7 +68,7 @@ async def _hasten(log: Log, org: OrgId, runs: Iterable[str]) -> None:
     lanes = Lanes(log.pipe, "agents")
     with suppress(StoreError):
         for run in runs:
-            await lanes.hasten(org, f"person:{run}")
+            await lanes.hasten(org, waiting_lane(run))
 
 
 def decide(conversation: ConversationId, document: Conversation | None, message: AgentMessage) -> list[Event]:

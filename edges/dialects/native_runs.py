@@ -29,6 +29,7 @@ from eventstore.events.runs import RunCancelRequested
 from eventstore.events.tools import ToolRequested
 from eventstore.lanes import Lanes
 from eventstore.schema import Event, Recorded
+from projections.agent_messages import waiting_lane
 
 
 def _render(event: Recorded) -> list[Frame]:
@@ -80,7 +81,10 @@ async def cancel(request: web.Request) -> web.Response:
     asked = Event(RunCancelRequested(), caller.actor, root.conversation, run=run, cause=run)
     once = Idempotency(fingerprint("run.cancel_requested", str(run)), fingerprint(str(run)))
     await record(log, caller.org, Append(events=[asked], idempotency=once))
-    for lane in (root.conversation, f"person:{run}"):  # if it pauses before a retry, or waits for a person, it ends now
+    for lane in (
+        root.conversation,
+        waiting_lane(run),
+    ):  # if it pauses before a retry, or waits for a person, it ends now
         await Lanes(log.pipe, "edge").hasten(caller.org, lane or "")
     return web.json_response({**state, "state": "cancelling"}, status=202, headers=run_headers(run))
 

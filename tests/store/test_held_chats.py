@@ -16,7 +16,7 @@ from eventstore.events.runs import RunCancelRequested
 from eventstore.events.sms import SmsRequested, SmsStatusChanged, SmsStatusReported
 from eventstore.schema import Event, Position
 from projections import agent_messages
-from projections.agent_messages import AgentMessage
+from projections.agent_messages import AgentMessage, waiting_lane
 from projections.engine import Engine
 from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says, workshop
 from workers.model import AssistantMessage, UserMessage
@@ -166,7 +166,7 @@ async def test_a_waiting_run_that_its_client_ends_is_cancelled(shop: Workshop) -
         await shop.put(Event(RunCancelRequested(), "client:1", ANN, run))
         async with asyncio.timeout(5):
             while not await ends_of(shop, run):
-                await lanes.hasten(ACME, f"person:{run}")  # in vain until the worker has put it aside
+                await lanes.hasten(ACME, waiting_lane(run))  # in vain until the worker has put it aside
                 await asyncio.sleep(0.01)
     assert await ends_of(shop, run) == ["reply.cancelled"]
 

@@ -11,6 +11,7 @@ from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyStarted
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Position, Recorded
+from projections.agent_messages import waiting_lane
 from workers import answering
 from workers.answer import HISTORY_MS
 from workers.answering import deferred
@@ -32,7 +33,7 @@ async def handle(work: Work) -> Done:
         return deferred("nothing_open")
     last = max(questions)
     done = await answering.answer(work, questions[last], last)
-    return done._replace(hastens=[f"person:{run}" for run in awaited_runs(history)])
+    return done._replace(hastens=[waiting_lane(run) for run in awaited_runs(history)])
 
 
 def awaited_runs(events: Sequence[Recorded]) -> set[Position]:

@@ -10,6 +10,7 @@ from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyAwaited
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Event, Position, Recorded
+from projections.agent_messages import waiting_lane
 from workers import answering
 from workers.answer import TEXT_CHANNELS
 from workers.answering import deferred
@@ -43,7 +44,7 @@ def _left_to_the_holder(work: Work, message: MessageReceived) -> Done:
     if message.channel != "chat" or message.keyword is not None:
         return deferred("control")
     awaited = ReplyAwaited(deadline_s=work.services.reply_deadline_s)
-    return Done([Event(awaited, answering.ACTOR, lane=f"person:{work.run}")])
+    return Done([Event(awaited, answering.ACTOR, lane=waiting_lane(work.run))])
 
 
 async def _since(work: Work) -> list[Recorded]:
