@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from eventstore import codec
-from eventstore.events.messages import MessageReceived
+from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyStarted
+from eventstore.events.sms import SmsRequested
 from eventstore.schema import Event, Position, Recorded
 from workers.answer import Answer
 from workers.errors import Rejected
@@ -35,12 +36,21 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:
-    return Done([Event(ReplyDeferred(reason=reason), ACTOR)])
+def deferred(reason: Literal["control", "keyword", "nothing_open"], message_id: str | None = None) -> Done:
+    return Done([Event(ReplyDeferred(reason=reason, message_id=message_id), ACTOR)])
 
 
 def covered(by: Covering) -> Event:
     return Event(ReplyDeferred(reason="covered", by=str(by.run), message_id=by.message_id), ACTOR)
+
+
+def written_by_agent(since: Sequence[Recorded]) -> str | None:
+    """The first message that an agent wrote among events."""
+    for event in since:
+        match codec.decode(event):
+            case MessageSent(message_id=message_id) | SmsRequested(sent_by="agent", message_id=message_id):
+                return message_id
+    return None
 
 
 class Covering(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from uuid import uuid4
 
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from edges.addresses import Place, phone_number, place_of
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
@@ -41,6 +41,8 @@ Short = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 class Agent(BaseModel):
     """Who does it, and where. `agentId` may be left out by who shows a token of that person's own."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     phoneNumber: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     agentId: Short = ""

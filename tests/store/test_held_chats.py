@@ -89,6 +89,18 @@ async def test_to_a_telephone_the_person_writes_a_text_message_from_the_number_t
     assert (request.sent_by, request.agent_name, request.epoch) == ("agent", "Berta", None)
 
 
+async def test_a_message_that_was_answered_before_its_run_could_wait_for_that_does_not_wait(
+    shop: Workshop, engine: Engine
+) -> None:
+    await shop.take_control()
+    run = await shop.say("Is anybody there?")
+    await say_as_agent(shop, engine, "Berta here")
+    async with shop.worker(shop.services()):
+        ended = await shop.seen.until_type("reply.deferred")
+    assert ended.run == run
+    assert codec.decode(ended) == ReplyDeferred(reason="control", message_id="m-Berta here")
+
+
 async def test_only_the_holder_writes(shop: Workshop, engine: Engine) -> None:
     assert await say_as_agent(shop, engine, "Me too") == HeldBy("", 0)
     await shop.take_control()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from eventstore import codec
-from eventstore.events.messages import MessageReceived, MessageSent
+from eventstore.events.messages import MessageReceived
 from eventstore.events.replies import ReplyAwaited
-from eventstore.events.sms import SmsRequested
 from eventstore.schema import Event, Position, Recorded
 from projections.agent_messages import waiting_lane
 from workers import answering
@@ -31,8 +29,8 @@ async def handle(work: Work) -> Done:
     since = await _settled(work) if message.channel in TEXT_CHANNELS else await _since(work)
     if (by := answering.covering(since, work.run)) is not None:
         return Done([answering.covered(by)])
-    if is_answered_by_agent(since):
-        return deferred("control")
+    if (written := answering.written_by_agent(since)) is not None:  # by one who has left again
+        return deferred("control", written)
     # Who sent a request waits for an answer of its own; messages that nobody waits for are answered together.
     is_request = message.fingerprint is not None
     until = work.item.position if is_request else latest_message(since, work.item.position)
@@ -62,15 +60,6 @@ async def _settled(work: Work) -> list[Recorded]:
         if left_ms <= 0:
             return since
         await asyncio.sleep(min(left_ms, settle_ms) / 1_000)
-
-
-def is_answered_by_agent(since: Sequence[Recorded]) -> bool:
-    """For a message that waited until the agent who answered it had left again."""
-    return any(
-        isinstance(body := codec.decode(event), MessageSent)
-        or (isinstance(body, SmsRequested) and body.sent_by == "agent")
-        for event in since
-    )
 
 
 def latest_message(since: Sequence[Recorded], at_least: Position) -> Position:
