@@ -267,18 +267,20 @@ def _position(text: str) -> Position | None:
 
 
 _LAST_MS = 10**13 - 1
+_LAST_SEQ = 10**5 - 1
 ACTIVE = "active:"
 
 
 def terms(document: Conversation) -> set[str]:
     """Newest first: `recent:` for every conversation, and one by its state. `active:` orders those that a person holds
     by what that person did last, longest ago first."""
-    age = f"{_LAST_MS - Position.parse(document.position).ms:013d}"
+    last = Position.parse(document.position)
+    age = f"{_LAST_MS - last.ms:013d}{max(0, _LAST_SEQ - last.seq):05d}"
     held = {f"{ACTIVE}{document.control.active_ms:013d}"} if document.control.holder else set()
     return {f"recent:{age}", f"{document.state}:{age}"} | held
 
 
-CONVERSATIONS: Projection[Conversation] = Projection("conversations", 3, Conversation, touches, evolve, terms)
+CONVERSATIONS: Projection[Conversation] = Projection("conversations", 4, Conversation, touches, evolve, terms)
 
 
 async def latest(model: ReadModel[Conversation], limit: int, state: State | None = None) -> list[Conversation]:
