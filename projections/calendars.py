@@ -8,7 +8,8 @@ from datetime import timedelta
 import msgspec
 
 from eventstore.events.calendars import AppointmentBooked, CalendarConfigured, Opening
-from projections import moments
+from eventstore.schema import ConversationId
+from projections import moments, slots
 from projections.engine import ReadModel
 from projections.projection import Fact, Projection
 from projections.slots import Hours, Span
@@ -18,6 +19,8 @@ DAY_MS = 86_400_000
 LONGEST_DAYS = 3
 """Days of the index that one appointment may be found under; none is longer than an opening, which is one day's."""
 BOOKED_A_DAY = 1_000
+MOST = 1_000
+"""Calendars that are listed."""
 
 
 class Calendar(msgspec.Struct, frozen=True, omit_defaults=True, tag="calendar"):
@@ -84,7 +87,7 @@ def evolve(document: Document | None, event: Fact) -> Document | None:
 def terms(document: Document) -> set[str]:
     """Appointments by every day, of Universal Time, that they touch."""
     if isinstance(document, Calendar):
-        return set()
+        return {"calendar"}
     first = document.starts_ms // DAY_MS
     last = min((document.ends_ms - 1) // DAY_MS, first + LONGEST_DAYS - 1)
     return {_day_term(document.calendar, day) for day in range(first, last + 1)}
@@ -94,7 +97,21 @@ def _day_term(calendar: str, day: int) -> str:
     return f"day:{calendar.replace(chr(0), '')}:{day}"
 
 
-CALENDARS: Projection[Document] = Projection("calendars", 1, Document, touches, evolve, terms)
+def stream_of(calendar_id: str | None) -> ConversationId:
+    """The conversation that all events of a calendar belong to."""
+    return ConversationId(f"calendar:{calendar_id or DEFAULT}")
+
+
+def check(calendar: CalendarConfigured) -> None:
+    """Raises ValueError, with the value, for hours or a time zone that make no sense."""
+    slots.check(calendar.hours)
+    if calendar.timezone is not None:
+        moments.zone(calendar.timezone)
+    if not 5 <= calendar.slot_minutes <= 24 * 60:
+        raise ValueError(f"a slot lasts 5 minutes to a day, got {calendar.slot_minutes} minutes")
+
+
+CALENDARS: Projection[Document] = Projection("calendars", 2, Document, touches, evolve, terms)
 
 
 async def by_id(model: ReadModel[Document], calendar_id: str | None) -> Calendar | None:
@@ -103,6 +120,13 @@ async def by_id(model: ReadModel[Document], calendar_id: str | None) -> Calendar
     if isinstance(document, Calendar):
         return document
     return PREDEFINED if calendar_id in (None, DEFAULT) else None
+
+
+async def every(model: ReadModel[Document]) -> list[Calendar]:
+    """By id, the predefined default among them until it is configured."""
+    found = await model.get_many(await model.keys_with("calendar", MOST))
+    own = {each.id: each for each in found.values() if isinstance(each, Calendar)}
+    return [calendar for _, calendar in sorted(({DEFAULT: PREDEFINED} | own).items())]
 
 
 async def appointment(model: ReadModel[Document], appointment_id: str) -> Appointment | None:

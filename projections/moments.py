@@ -18,7 +18,7 @@ def zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("not a time zone (expected a name like Europe/Berlin)") from None
+        raise ValueError(f"not a time zone (expected a name like Europe/Berlin): {name[:80]!r}") from None
 
 
 def parse(text: str) -> date | datetime:

@@ -16,6 +16,8 @@ from projections.engine import ReadModel
 from projections.projection import Fact, Projection
 
 DEFAULT = "default"
+MOST = 1_000
+"""Pipelines that are listed."""
 
 
 class Pipeline(msgspec.Struct, frozen=True, tag="pipeline"):
@@ -88,7 +90,18 @@ def _created(body: OpportunityCreated, at: str) -> Opportunity:
     )
 
 
-OPPORTUNITIES: Projection[Document] = Projection("opportunities", 1, Document, touches, evolve)
+def check(pipeline: PipelineConfigured) -> None:
+    """Raises ValueError for a pipeline without stages, or with one twice."""
+    ids = [stage.id for stage in pipeline.stages]
+    if not ids or len(ids) != len(set(ids)):
+        raise ValueError(f"a pipeline has stages, each once, got {ids}")
+
+
+def terms(document: Document) -> set[str]:
+    return {"pipeline"} if isinstance(document, Pipeline) else set()
+
+
+OPPORTUNITIES: Projection[Document] = Projection("opportunities", 2, Document, touches, evolve, terms)
 
 
 async def pipeline(model: ReadModel[Document], pipeline_id: str | None) -> Pipeline | None:
@@ -97,6 +110,13 @@ async def pipeline(model: ReadModel[Document], pipeline_id: str | None) -> Pipel
     if isinstance(document, Pipeline):
         return document
     return PREDEFINED if pipeline_id in (None, DEFAULT) else None
+
+
+async def pipelines(model: ReadModel[Document]) -> list[Pipeline]:
+    """By id, the predefined default among them until it is configured."""
+    found = await model.get_many(await model.keys_with("pipeline", MOST))
+    own = {each.id: each for each in found.values() if isinstance(each, Pipeline)}
+    return [pipeline for _, pipeline in sorted(({DEFAULT: PREDEFINED} | own).items())]
 
 
 async def by_id(model: ReadModel[Document], opportunity_id: str) -> Opportunity | None:

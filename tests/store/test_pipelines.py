@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from eventstore.events.opportunities import PipelineConfigured, Stage
-from eventstore.schema import ORIGIN
+from eventstore.schema import ORIGIN, Event
+from projections import opportunities
 from tests.support.store import ACME, Store
 from tests.support.tool_context import context_of, embedded, refused
 from workers import tools
 from workers.crm import EmbeddedCrm, seed_demo
-from workers.crm.pipeline import configure
 from workers.tools.call import ToolContext
 
 BIKE = {"contactId": "contact_123", "name": "Gravel bike", "monetaryValue": "2200"}
@@ -71,11 +71,11 @@ async def test_repeated_attempts_write_once(store: Store, context: ToolContext) 
 
 async def test_an_organizations_own_pipelines_have_their_own_stages(store: Store, context: ToolContext) -> None:
     stages = [Stage("a", "First"), Stage("b", "Second")]
-    await configure(store.log, ACME, PipelineConfigured(pipeline_id="loans", name="Loans", stages=stages), "x")
+    await store.write(Event(PipelineConfigured(pipeline_id="loans", name="Loans", stages=stages), "system:test"))
     made = await tools.run("create_opportunity", {**BIKE, "pipelineId": "loans", "stageId": "b"}, context)
     assert (made.data["pipelineId"], made.data["pipelineStageId"]) == ("loans", "b")
     with pytest.raises(ValueError, match=r"each once, got \['a', 'a'\]"):
-        await configure(store.log, ACME, PipelineConfigured(pipeline_id="x", name="X", stages=[stages[0]] * 2), "x")
+        opportunities.check(PipelineConfigured(pipeline_id="x", name="X", stages=[stages[0]] * 2))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 
 from eventstore.append import Append, Appended, VersionConflict
 from eventstore.errors import StoreError
-from eventstore.events.calendars import AppointmentBooked, CalendarConfigured
+from eventstore.events.calendars import AppointmentBooked
 from eventstore.log import Log
-from eventstore.schema import ConversationId, Event, OrgId
+from eventstore.schema import Event, OrgId
 from projections import calendars, moments, slots
 from projections.calendars import CALENDARS, Calendar
 from projections.engine import Engine
@@ -48,7 +48,7 @@ class EmbeddedCalendars:
 
     async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime, home: str) -> Appointment:
         for _ in range(MAX_RACES):
-            stream = stream_of(new.calendar)
+            stream = calendars.stream_of(new.calendar)
             version = await self._log.version(org, stream)
             model = await self._engine.level(org, CALENDARS)
             calendar = _known(await calendars.by_id(model, new.calendar), new.calendar)
@@ -65,22 +65,6 @@ class EmbeddedCalendars:
             if not isinstance(outcome, Appended | VersionConflict):
                 raise StoreError(f"booking in {calendar.id} of {org} was answered {outcome!r}")
         raise StoreError(f"booking in {new.calendar} of {org} lost {MAX_RACES} races at version {version}")
-
-
-def stream_of(calendar_id: str | None) -> ConversationId:
-    return ConversationId(f"calendar:{calendar_id or calendars.DEFAULT}")
-
-
-async def configure(log: Log, org: OrgId, calendar: CalendarConfigured, actor: str) -> None:
-    """Raises ValueError, with the value, for hours or a time zone that make no sense."""
-    slots.check(calendar.hours)
-    if calendar.timezone is not None:
-        moments.zone(calendar.timezone)
-    if not 5 <= calendar.slot_minutes <= 24 * 60:
-        raise ValueError(f"a slot lasts 5 minutes to a day, got {calendar.slot_minutes} minutes")
-    outcome = await log.append(org, Append(events=[Event(calendar, actor, stream_of(calendar.calendar_id))]))
-    if not isinstance(outcome, Appended):
-        raise StoreError(f"configuring {calendar.calendar_id} of {org} was answered {outcome!r}")
 
 
 def span_of(query: SlotQuery, local: ZoneInfo) -> Span:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eventstore.append import Append, Appended, Duplicate, Idempotency, fingerprint
 from eventstore.errors import StoreError
-from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged, PipelineConfigured
+from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged
 from eventstore.log import Log
 from eventstore.schema import Body, Event, OrgId
 from projections import opportunities
@@ -60,16 +60,6 @@ class EmbeddedPipelines:
 
     async def _level(self, org: OrgId) -> ReadModel[opportunities.Document]:
         return await self._engine.level(org, OPPORTUNITIES)
-
-
-async def configure(log: Log, org: OrgId, pipeline: PipelineConfigured, actor: str) -> None:
-    """Raises ValueError for a pipeline without stages, or with one twice."""
-    ids = [stage.id for stage in pipeline.stages]
-    if not ids or len(ids) != len(set(ids)):
-        raise ValueError(f"a pipeline has stages, each once, got {ids}")
-    outcome = await log.append(org, Append(events=[Event(pipeline, actor)]))
-    if not isinstance(outcome, Appended):
-        raise StoreError(f"configuring {pipeline.pipeline_id} of {org} was answered {outcome!r}")
 
 
 def _stage(pipeline: Pipeline, stage: str | None) -> str:
