@@ -40,6 +40,7 @@ from edges.ring import Window
 from edges.tail import TAILER, Tailer
 from edges.webhooks import WEBHOOK_SOURCES
 from eventstore.append import APPEND
+from eventstore.collect import COLLECT
 from eventstore.connection import Pipe, pool_for
 from eventstore.durability import Durability, barrier_for
 from eventstore.limits import LIMIT, Limits
@@ -82,7 +83,7 @@ def build(settings: EdgeSettings) -> web.Application:
     cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
     app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
     pool = pool_for(settings.redis_url)
-    pipe = Pipe(pool, [APPEND, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
+    pipe = Pipe(pool, [APPEND, COLLECT, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
     blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
     organizations = Organizations(pipe, settings.secret_key)
     log = Log(pipe, max_facts=settings.max_facts)

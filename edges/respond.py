@@ -26,7 +26,7 @@ from edges.tail import TAILER
 from edges.wire import SSE, retry
 from eventstore.errors import StoreUnavailable
 from eventstore.log import PAGE, Log
-from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
+from eventstore.schema import ORIGIN, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
 WRITE_BUFFER_BYTES = 256 * 1024
@@ -183,21 +183,16 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
 
 async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) -> tuple[list[Recorded], Position]:
     """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
-    filter, org, after = plan.filter, plan.caller.org, subscriber.position
-    if filter.scope.startswith("run:"):
-        events = await log.read_run(org, Position.parse(filter.scope[4:]), after, deltas=filter.deltas)
-    elif filter.scope and filter.deltas:
-        events = await log.read_conversation_with_deltas(org, _conversation(filter), after)
-    elif filter.scope:
-        events = await log.read_conversation(org, _conversation(filter), after)
+    org, count = plan.caller.org, subscriber.page
+    if (scope := plan.filter.indexed(org)) is not None:
+        events, cut = await log.page_of(scope, subscriber.position, count=count)
     else:
-        count = subscriber.page
-        events = await log.read(org, after, count=count, deltas=filter.deltas)
-        if len(events) >= count and events[-1].position < head:
-            head = events[-1].position
-        size = sum(len(event.data) + len(event.personal) for event in events)
-        subscriber.page = max(1, count // 2) if size > PAGE_BYTES else min(count * 2, PAGE)
-    return [event for event in events if event.position <= head], head
+        events = await log.read(org, subscriber.position, count=count, deltas=plan.filter.deltas)
+        cut = events[-1].position if len(events) >= count else None
+    reached = min(cut, head) if cut is not None else head
+    size = sum(len(event.data) + len(event.personal) for event in events)
+    subscriber.page = max(1, count // 2) if size > PAGE_BYTES else min(count * 2, PAGE)
+    return [event for event in events if event.position <= head], reached
 
 
 async def send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:
@@ -245,7 +240,3 @@ def _headers(plan: Plan) -> dict[str, str]:
         "X-Accel-Buffering": "no",
         **plan.headers,
     }
-
-
-def _conversation(filter: Filter) -> ConversationId:
-    return ConversationId(filter.scope)

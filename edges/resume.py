@@ -160,14 +160,14 @@ async def _refusal(
     bounds = await log.bounds(org)
     if exact and position > bounds.clock:
         return "ahead"
-    if position == bounds.clock:
+    first, is_whole = bounds.first, bounds.first_number == 1
+    if position in (bounds.clock, bounds.trimmed, first.before() if first else None):
         return None
-    if bounds.first is None or bounds.first_number is None:
-        return "trimmed"
-    if position < bounds.first:
-        if position == bounds.first.before() or (bounds.first_number == 1 and (position == ORIGIN or not exact)):
-            return None
-        return "trimmed" if bounds.first_number > 1 else "unknown"
+    if first and is_whole and (position == ORIGIN or (position < first and not exact)):
+        return None
+    gone = bounds.trimmed or first
+    if gone is None or position < gone:
+        return "unknown" if is_whole else "trimmed"
     if not exact or await log.exists(org, position):
         return None
     was_delta = position.ms < bounds.clock.ms - DELTA_RETENTION_MS  # older deltas are gone: a point on the clock

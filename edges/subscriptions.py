@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from edges.ring import Dialect, Entry
 from edges.wire import Frame, Wire, http_chunk
+from eventstore.collect import Scope
 from eventstore.events import DELTA_TYPES
-from eventstore.schema import Position, Recorded
+from eventstore.schema import OrgId, Position, Recorded
 
 OWN = b"\0"
 """A byte that JSON never holds: it stands in a shared frame where the members of a single subscription go."""
@@ -39,6 +40,14 @@ class Filter(NamedTuple):
         if self.scope.startswith("run:"):
             return str(event.run) == self.scope[4:]
         return event.conversation == self.scope
+
+    def indexed(self, org: OrgId) -> Scope | None:
+        """By which index the scope can be read; None for the whole organization."""
+        if not self.scope:
+            return None
+        if self.scope.startswith("run:"):
+            return Scope(org, "r", self.scope[4:], self.deltas)
+        return Scope(org, "c", self.scope, self.deltas)
 
 
 class Shown(NamedTuple):

@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
-from eventstore import codec, keys
+from eventstore import codec, collect, keys
 from eventstore.append import APPEND, Append, Appended, Duplicate, HeldBy, Outcome, arguments, outcome
-from eventstore.connection import Pipe
+from eventstore.collect import Page, Scope
+from eventstore.connection import Pipe, load_script
 from eventstore.durability import Barrier
-from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
+from eventstore.schema import END, ORIGIN, ConversationId, OrgId, Position, Recorded
 from eventstore.telemetry import APPENDS
+
+TRIM = load_script("trim.lua")
 
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
 
 
 class Bounds(NamedTuple):
-    """`first` is None for an empty log; `clock` is the latest position of either stream."""
+    """`first` is None for an empty log; `clock` is the latest position of either stream.
+
+    `trimmed` is the last fact that was removed, if any: who has seen it has missed nothing.
+    """
 
     first: Position | None
     last: Position | None
     clock: Position
     first_number: int | None
+    trimmed: Position | None = None
 
 
 class Log:
@@ -99,57 +106,29 @@ class Log:
         self, org: OrgId, conversation: ConversationId, after: Position = ORIGIN
     ) -> list[Recorded]:
         """Facts of one conversation after a position: costs what the conversation holds, not the organization."""
-        own = keys.of(org)
-        ids = await self._index_after(own.conversation(conversation)[1], after)
-        return await self._collect(org, own.log, ids)
+        return await collect.rest(self.pipe, Scope(org, "c", conversation), after, PAGE)
 
     async def read_conversation_back(
         self, org: OrgId, conversation: ConversationId, before: Position | None, *, count: int = PAGE
     ) -> list[Recorded]:
         """The last facts of one conversation before a position, oldest first."""
-        own = keys.of(org)
-        index, end, ids = own.conversation(conversation)[1], -1, list[bytes]()
-        while len(ids) < count and (page := await self.pipe.call("LRANGE", index, end - PAGE + 1, end)):
-            # What is appended meanwhile shifts entries of the last page into this one: `before` has moved past them.
-            older = [entry for entry in page if before is None or Position.parse(entry) < before]
-            if older:
-                ids, before = older + ids, Position.parse(older[0])
-            end -= PAGE
-        return await self._collect(org, own.log, ids[-count:])
+        scope, found = Scope(org, "c", conversation), list[Recorded]()
+        while len(found) < count:
+            events, before = await collect.before(self.pipe, scope, before or END, min(PAGE, count - len(found)))
+            found = events + found
+            if before is None:
+                break
+        return found
 
     async def read_run(
         self, org: OrgId, run: Position, after: Position = ORIGIN, *, deltas: bool = True
     ) -> list[Recorded]:
         """The input, facts and deltas of one run after a position, in order."""
-        own = keys.of(org)
-        facts = await self._index_after(own.run_facts(run), after)
-        if run > after:
-            facts.insert(0, str(run).encode())
-        events = await self._collect(org, own.log, facts)
-        if deltas and (ids := await self._index_after(own.run_deltas(run), after)):
-            events += await self._collect(org, own.tok, ids)
-            events.sort(key=lambda event: event.position)
-        return events
+        return await collect.rest(self.pipe, Scope(org, "r", str(run), deltas), after, PAGE)
 
-    async def read_conversation_with_deltas(
-        self, org: OrgId, conversation: ConversationId, after: Position
-    ) -> list[Recorded]:
-        """Facts and deltas of one conversation after a position.
-
-        A delta after it belongs to a run with a later fact, or to the run that wrote the latest delta: a lane
-        handles one run at a time, and a run's last event is a fact.
-        """
-        own = keys.of(org)
-        facts, latest = await _together(
-            self.read_conversation(org, conversation, after),
-            self.pipe.call("HGET", own.conversation(conversation)[0], "dr"),
-        )
-        runs = {event.run for event in facts}
-        if latest:
-            runs.add(Position.parse(latest))
-        indexes = await _together(*(self._index_after(own.run_deltas(run), after) for run in runs))
-        deltas = await self._collect(org, own.tok, [entry for index in indexes for entry in index])
-        return sorted(facts + deltas, key=lambda event: event.position)
+    async def page_of(self, scope: Scope, after: Position, *, count: int = PAGE) -> Page:
+        """The next events of one conversation or run, at most `count`."""
+        return await collect.after(self.pipe, scope, after, min(count, PAGE))
 
     async def run_length(self, org: OrgId, run: Position) -> int:
         """How many facts besides the input the run has so far."""
@@ -174,7 +153,7 @@ class Log:
         first, last, clock = await _together(
             self.pipe.call("XRANGE", own.log, "-", "+", "COUNT", 1),
             self.pipe.call("XREVRANGE", own.log, "+", "-", "COUNT", 1),
-            self.pipe.call("HMGET", own.meta, "ms", "sq"),
+            self.pipe.call("HMGET", own.meta, "ms", "sq", "tp"),
         )
         first_event = codec.recorded(org, *first[0]) if first else None
         last_position = Position.parse(last[0][0]) if last else None
@@ -184,7 +163,13 @@ class Log:
             last_position,
             now,
             first_event.number if first_event else None,
+            Position.of(clock[2]) if clock[2] else None,
         )
+
+    async def trim(self, org: OrgId, first: Position) -> int:
+        """Removes the facts before this one; how many. Deltas go by their age, when others are appended."""
+        own = keys.of(org)
+        return int(await self.pipe.run(TRIM, (own.log, own.meta), (str(first),)))
 
     async def exists(self, org: OrgId, position: Position) -> bool:
         """Whether a fact or a delta stands at this position."""
@@ -194,27 +179,6 @@ class Log:
             self.pipe.call("XRANGE", own.tok, str(position), str(position)),
         )
         return any(found)
-
-    async def _index_after(self, index: str, after: Position) -> list[bytes]:
-        if after == ORIGIN:
-            return list(await self.pipe.call("LRANGE", index, 0, -1))
-        ids: list[bytes] = []
-        end, page = -1, 64
-        while chunk := await self.pipe.call("LRANGE", index, end - page + 1, end):
-            newer = [entry for entry in chunk if Position.parse(entry) > after]
-            if ids:  # what was appended since the last page has moved entries of that page into this one
-                oldest = Position.parse(ids[0])
-                ids = [entry for entry in newer if Position.parse(entry) < oldest] + ids
-            else:
-                ids = newer
-            if len(newer) < len(chunk) or len(chunk) < page:
-                break
-            end, page = end - page, min(page * 2, 4_096)
-        return ids
-
-    async def _collect(self, org: OrgId, stream: str, ids: Iterable[bytes]) -> list[Recorded]:
-        replies = await _together(*(self.pipe.call("XRANGE", stream, entry, entry) for entry in ids))
-        return [codec.recorded(org, *reply[0]) for reply in replies if reply]
 
 
 def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:

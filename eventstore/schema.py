@@ -56,6 +56,8 @@ class Position(NamedTuple):
 
 ORIGIN = Position(0, 0)
 """Before every event; the position of a subscriber that has seen nothing."""
+END = Position(10**16 - 1, _MAX_SEQ)
+"""After every event."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

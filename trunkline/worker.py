@@ -16,6 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from eventstore.append import APPEND
+from eventstore.collect import COLLECT
 from eventstore.connection import Pipe, pool_for
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
@@ -53,7 +54,7 @@ from workers.timers import Timers
 from workers.toolbox import CrmToolbox
 from workers.work import Services
 
-SCRIPTS = (APPEND, LANES, LEASE, ADVANCE, FLIP, LIMIT)
+SCRIPTS = (APPEND, COLLECT, LANES, LEASE, ADVANCE, FLIP, LIMIT)
 BLOCKING_TIMEOUT_S = 5.0
 """Well above the second that a read for doorbells blocks."""
 OFFLINE = "offline"

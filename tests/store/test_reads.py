@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from redis.asyncio import ConnectionPool
 
 from eventstore import codec, keys
 from eventstore.append import APPEND, Append, Control, HeldBy
-from eventstore.connection import Argument, Pipe
+from eventstore.collect import Scope
+from eventstore.connection import Pipe
 from eventstore.lanes import LANES
 from eventstore.log import PAGE, Bounds, Log
 from eventstore.schema import ORIGIN, Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
@@ -103,15 +106,73 @@ async def test_a_long_conversation_is_resumed_from_anywhere(store: Store) -> Non
         assert positions(await store.log.read_conversation(ACME, ANN, at[seen])) == at[seen + 1 :], seen
 
 
+async def answered(store: Store, rounds: int, seed: int) -> list[Position]:
+    """Two conversations whose runs are answered one after the other, while more is asked than answered."""
+    dice, waiting = random.Random(seed), {ANN: list[Position](), BEN: list[Position]()}
+    for _ in range(rounds):
+        conversation = dice.choice((ANN, BEN))
+        asked = await store.write(*[fact(conversation) for _ in range(dice.randrange(1, 4))])
+        waiting[conversation] += asked.positions
+        if dice.random() < 0.6:
+            run, other = waiting[conversation].pop(0), BEN if conversation == ANN else ANN
+            await store.write(fact(conversation, run=run))
+            for index in range(dice.randrange(8)):
+                await store.write(delta(run, index, conversation=conversation))
+                if dice.random() < 0.3:
+                    waiting[conversation] += (await store.write(fact(conversation), fact(other, run=run))).positions
+            await store.write(fact(conversation, run=run))
+    return waiting[ANN]
+
+
+async def paged(log: Log, scope: Scope, after: Position, count: int) -> list[Position]:
+    seen = list[Position]()
+    while True:
+        events, cut = await log.page_of(scope, after, count=count)
+        assert len(events) <= count
+        seen += positions(events)
+        if cut is None:
+            return seen
+        assert cut > after
+        after = cut
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_pages_of_an_index_hold_what_the_whole_log_holds_of_it(store: Store, seed: int) -> None:
+    await answered(store, 20, seed)
+    whole = await store.log.read(ACME, ORIGIN, count=5_000)
+    dice = random.Random(seed)
+    for conversation in (ANN, BEN):
+        own = [event for event in whole if event.conversation == conversation]
+        for count in (1, 2, 3, 7, 50):
+            after = dice.choice(own).position
+            for deltas in (True, False):
+                scope = Scope(ACME, "c", conversation, deltas)
+                wanted = [e.position for e in own if e.position > after and (deltas or e.is_fact)]
+                assert await paged(store.log, scope, after, count) == wanted, (count, after)
+    for run in {event.run for event in whole}:
+        after = dice.choice(whole).position
+        wanted = [event.position for event in whole if event.run == run and event.position > after]
+        assert await paged(store.log, Scope(ACME, "r", str(run), True), after, 3) == wanted
+
+
+async def test_pages_go_on_behind_what_was_trimmed(store: Store) -> None:
+    at = await written_positions(store, *[fact() for _ in range(20)])
+    await store.log.trim(ACME, at[15])
+    assert await paged(store.log, Scope(ACME, "c", ANN), ORIGIN, 4) == at[15:]
+    assert positions(await store.log.read_conversation_back(ACME, ANN, at[17], count=9)) == at[15:17]
+
+
 class AppendingPipe(Pipe):
-    """Somebody else appends whenever a page of an index has been read."""
+    """Somebody else appends whenever a page of an index has been read, for a while."""
 
     writer: Log
+    times = 20
 
-    async def call(self, *arguments: Argument) -> Any:
-        reply = await super().call(*arguments)
-        if arguments[0] == "LRANGE":
-            await self.writer.append(ACME, Append(events=[fact(), fact()]))
+    async def run(self, *arguments: Any, **named: Any) -> Any:
+        reply = await super().run(*arguments, **named)
+        if self.times:
+            self.times -= 1
+            await self.writer.append(ACME, Append(events=[fact()] * 200))
         return reply
 
 
@@ -159,8 +220,9 @@ async def test_bounds_name_first_and_last_fact_and_the_clock(store: Store) -> No
 
 async def test_a_trimmed_log_begins_later_and_keeps_its_numbers(store: Store) -> None:
     at = await written_positions(store, *[fact() for _ in range(5)])
-    await store.pipe.call("XTRIM", store.keys.log, "MINID", str(at[2]))
-    assert await store.log.bounds(ACME) == Bounds(at[2], at[4], at[4], 3)
+    assert await store.log.trim(ACME, at[2]) == 2
+    assert await store.log.trim(ACME, at[1]) == 0
+    assert await store.log.bounds(ACME) == Bounds(at[2], at[4], at[4], 3, at[1])
     assert positions(await store.log.read_conversation(ACME, ANN)) == at[2:]
     assert (await store.write(fact())).first_number == 6
 

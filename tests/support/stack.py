@@ -223,7 +223,7 @@ class Stack:
 
     async def trim(self, first: str, org: OrgId = DEMO) -> None:
         """Facts before this one are gone."""
-        await self.pipe.call("XTRIM", keys.of(org).log, "MINID", first)
+        await self.log.trim(org, Position.parse(first))
 
     async def request_tool(self, tool: str, *, at_ms: int, org: OrgId = DEMO) -> Position:
         """A request that has been on the log since `at_ms`; nothing later may be on it yet."""

@@ -245,11 +245,23 @@ async def test_a_trimmed_position_is_a_gap_that_leads_to_what_is_left(stack: Sta
         assert await shown(again, written[4]) == written[3:]
 
 
+async def test_who_stood_at_the_last_fact_before_a_trim_has_missed_nothing(stack: Stack) -> None:
+    [before] = await stack.say()
+    [token] = await stack.append(delta(at(before)))
+    await stack.tick()
+    written = await stack.say(3)
+    await stack.trim(written[0])
+    everything = [before, str(token), *written]
+    for seen in (1, 2):
+        async with stack.open(STREAM, last=everything[seen - 1]) as client:
+            assert await shown(client, written[-1]) == everything[seen:]
+
+
 async def test_a_log_that_was_trimmed_to_nothing_is_a_gap_but_for_who_has_seen_its_end(stack: Stack) -> None:
     written = await stack.say(3)
     async with stack.open(STREAM) as live:
         await live.take(1)
-        await stack.pipe.call("XTRIM", keys.of(DEMO).log, "MAXLEN", 0)
+        await stack.trim(f"{at(written[2]).ms + 1}-0")
         for asked in ("0", written[0]):
             async with stack.open(STREAM, last=asked) as client:
                 assert await client.next() == Frame(gap("trimmed", asked, None), id=written[2]), asked
