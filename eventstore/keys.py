@@ -36,10 +36,28 @@ def delay(shard: int) -> str:
     return f"tl:{{s{shard:02d}}}:delay"
 
 
+def parked(shard: int) -> str:
+    """Lanes that wait for a person, by the time since when they do."""
+    return f"tl:{{s{shard:02d}}}:parked"
+
+
 class OrgKeys:
     """The keys of one organization."""
 
-    __slots__ = ("alias", "bell", "delay", "log", "meta", "org", "parked", "prefix", "shard", "tok", "work")
+    __slots__ = (
+        "alias",
+        "bell",
+        "consumers",
+        "delay",
+        "log",
+        "meta",
+        "org",
+        "parked",
+        "prefix",
+        "shard",
+        "tok",
+        "work",
+    )
 
     def __init__(self, org: OrgId) -> None:
         self.org = org
@@ -50,6 +68,7 @@ class OrgKeys:
         self.meta = self.prefix + "meta"
         self.alias = self.prefix + "alias"
         self.parked = self.prefix + "parked"
+        self.consumers = self.prefix + "consumers"
         self.bell = bell(self.shard)
         self.work = work(self.shard)
         self.delay = delay(self.shard)
@@ -70,6 +89,9 @@ class OrgKeys:
 
     def idempotency(self, digest: str) -> str:
         return f"{self.prefix}idem:{digest}"
+
+    def consumer(self, name: str) -> str:
+        return f"{self.consumers}:{name}"
 
     def read_model(self, name: str, version: int, part: str) -> str:
         return f"{self.prefix}p:{name}:v{version}:{part}"
