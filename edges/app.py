@@ -41,7 +41,6 @@ from edges.tail import TAILER, Tailer
 from edges.webhooks import WEBHOOK_SOURCES
 from eventstore.append import APPEND
 from eventstore.collect import COLLECT
-from eventstore.connection import Pipe, pool_for
 from eventstore.durability import Durability, barrier_for
 from eventstore.limits import LIMIT, Limits
 from eventstore.log import Log
@@ -49,6 +48,7 @@ from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
+from eventstore.servers import pipe_to
 from eventstore.tickets import TICKET, Tickets
 from projections.callback_urls import EVERYWHERE, Allowed
 from projections.engine import Engine
@@ -82,9 +82,8 @@ def build(settings: EdgeSettings) -> web.Application:
     """The application; connections are made when it starts."""
     cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
     app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
-    pool = pool_for(settings.redis_url)
-    pipe = Pipe(pool, [APPEND, COLLECT, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
-    blocking = Pipe(pool, timeout_s=BLOCKING_LIMIT_S)
+    pipe = pipe_to(settings.redis_url, [APPEND, COLLECT, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
+    blocking = pipe_to(settings.redis_url, timeout_s=BLOCKING_LIMIT_S)
     organizations = Organizations(pipe, settings.secret_key)
     log = Log(pipe, max_facts=settings.max_facts)
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter
 
 from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
-from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
+from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
 from eventstore.telemetry import REQUESTS
 
@@ -32,11 +32,6 @@ POSITION = web.RequestKey("position", Position)
 STORE_RETRY_S = 1
 COME_BACK_MS = (15_000, 30_000)
 LOG_BACK_MS = (1_000, 3_000)
-
-PASSING = (
-    "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "OOM", "MISCONF", "NOREPLICAS", "BUSY",
-)  # fmt: skip
-"""Refusals of Redis that are over when it has started, failed over or got room again."""
 
 FEED = "/api/stream/conversation/"
 
@@ -177,10 +172,7 @@ def render(request: web.Request, error: ApiError) -> web.Response:
 
 def of_store(error: StoreError) -> ApiError:
     """503 for what passes, 500 for what does not; neither says more than that to a client."""
-    passing = isinstance(error, StoreUnavailable) or (
-        isinstance(error, CommandFailed) and str(error).startswith(PASSING)
-    )
-    if passing:
+    if isinstance(error, StoreUnavailable):
         message = "the log does not answer now; what was sent may or may not have been recorded"
         return ApiError(503, "LOG_UNAVAILABLE", message, {"Retry-After": str(STORE_RETRY_S)})
     return internal()

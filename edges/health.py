@@ -56,7 +56,7 @@ async def _redis(request: web.Request) -> dict[str, Any]:
     begun = time.monotonic()
     try:
         async with asyncio.timeout(CHECK_S):
-            await request.app[LOG].pipe.call("PING")
+            await request.app[LOG].pipe.everywhere("PING")
     except (StoreError, TimeoutError):
         return {"state": "unavailable"}
     return {"state": "ok", "latency_ms": round((time.monotonic() - begun) * 1000, 1)}

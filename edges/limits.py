@@ -14,6 +14,7 @@ from edges.app_keys import CAPS, DEVELOPMENT, LIMITS, QUOTA, Quota
 from edges.auth import Caller
 from edges.errors import ApiError, ComeBackLater
 from edges.open_streams import STREAMS
+from eventstore.errors import WritesRefused
 from eventstore.limits import Budget
 
 Bucket = Literal["requests", "opens"]
@@ -90,7 +91,10 @@ def _limit(quota: Quota, bucket: Bucket) -> int:
 async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget:
     quota, limits = request.app[QUOTA], request.app[LIMITS]
     limit = _limit(quota, bucket)
-    budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
+    try:
+        budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
+    except WritesRefused:  # reads go on, and nothing that costs more can be started now
+        return Budget(True, limit, limit, quota.window_s)
     request[BUDGET] = (bucket, budget)
     return budget
 

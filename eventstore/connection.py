@@ -1,6 +1,6 @@
 """Connections to Redis that fit an event log: nothing is ever sent twice behind the caller's back.
 
-redis-py does the connecting (TLS, ACL, Sentinel, sockets); the conversation itself is ours, because its client
+redis-py does the connecting (TLS, ACL, sockets); the conversation itself is ours, because its client
 repeats unanswered commands (a lost reply would append twice) and costs more per call than the server does.
 Calls of one event-loop tick leave together, a few at a time, and replies are matched in order.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import deque
 from collections.abc import Sequence
 from importlib.resources import files
@@ -20,15 +21,28 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from eventstore.errors import CommandFailed, StoreUnavailable
+from eventstore.errors import CommandFailed, StoreError, StoreUnavailable, WritesRefused
 
 Argument = bytes | str | int | float
 
 CONNECT_TIMEOUT_S = 0.7
+CONNECT_OPTIONS: dict[str, Any] = {
+    "protocol": 2,
+    "retry": Retry(NoBackoff(), 0),
+    "socket_timeout": CONNECT_TIMEOUT_S,
+    "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "driver_info": None,
+}
 READ_SIZE = 256 * 1024
 MAX_IN_FLIGHT = 100_000
 FLUSH_AT = 8
 """So many commands leave before the tick is over: Redis works while this process prepares the next ones."""
+
+
+REFUSES_WRITES = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
+UNAVAILABLE = frozenset({"LOADING", "MASTERDOWN", "BUSY"})
+_IN_A_SCRIPT = re.compile(r"ERR Error running script .*?-([A-Z]+ .*)", re.DOTALL)
+"""How Redis 6.2 wraps what a command inside a script was refused with."""
 
 
 class Script(NamedTuple):
@@ -55,6 +69,8 @@ class Pipe:
         self._pool = pool
         self._scripts = scripts
         self._timeout_s = timeout_s
+        self._besides: list[Pipe] = []
+        self._confirming: asyncio.Future[Any] | None = None
         self._connection: Any = None
         self._reader_task: asyncio.Task[None] | None = None
         self._connecting: asyncio.Lock | None = None
@@ -65,15 +81,34 @@ class Pipe:
         self._closed = False
 
     async def call(self, *arguments: Argument) -> Any:
-        """One command, one raw reply (RESP2 shapes, bytes). Raises CommandFailed, StoreUnavailable."""
+        """One command, one raw reply (RESP2 shapes, bytes). Raises CommandFailed, WritesRefused, StoreUnavailable."""
         if self._connection is None:
             await self._connect()
         if self._reader_task is None:
             return await self._call_in_turn(arguments)
         reply = await self._sent(arguments)
         if isinstance(reply, CommandFailed):
-            raise reply
+            raise self._refused(reply)
         return reply
+
+    async def call_asking(self, *arguments: Argument) -> Any:
+        """Like `call`, for a slot that its node of a Cluster is only being given: ASKING goes right before it."""
+        if self._connection is None:
+            await self._connect()
+        _, reply = await asyncio.gather(self._sent(("ASKING",)), self._sent(arguments))
+        if isinstance(reply, CommandFailed):
+            raise self._refused(reply)
+        return reply
+
+    async def everywhere(self, *arguments: Argument) -> list[Any]:
+        """What every server answers that holds a part of the store."""
+        return [await self.call(*arguments)]
+
+    def beside(self) -> Pipe:
+        """Another connection to the same place, closed together with this one."""
+        other = Pipe(self._pool, self._scripts, timeout_s=self._timeout_s)
+        self._besides.append(other)
+        return other
 
     def _sent(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
         """The reply to come, to a command that leaves with this tick's others."""
@@ -92,21 +127,59 @@ class Pipe:
             loop.call_soon(self._end_of_tick)
         return future
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
-        """Runs a script, loading it again where the server has forgotten it (it changed nothing then)."""
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], wait: Sequence[Argument] = ()
+    ) -> Any:
+        """Runs a script, loading it again where the server has forgotten it (it changed nothing then).
+
+        `wait` is WAIT or WAITAOF with its arguments. Unless it confirms what the script wrote: StoreUnavailable.
+        """
+        if self._connection is None:
+            await self._connect()
+        connection = self._connection
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         if self._reader_task is None:
             try:
-                return await self.call(*command)
+                reply = await self.call(*command)
             except CommandFailed as error:
-                reply: Any = error
+                reply = error
         else:
             reply = await self._sent(command)
-        if not isinstance(reply, CommandFailed):
-            return reply
-        if not str(reply).startswith("NOSCRIPT"):
-            raise reply
-        return await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+        if isinstance(reply, CommandFailed):
+            if not str(reply).startswith("NOSCRIPT"):
+                raise self._refused(reply)
+            reply = await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+        if wait:
+            await self._confirmed(wait, connection)
+        return reply
+
+    async def _confirmed(self, wait: Sequence[Argument], connection: Any) -> None:
+        """Of this connection only: on a new one WAIT would confirm what another server holds.
+
+        Callers share a WAIT that is under way. Their replies came before its own, so their commands did too.
+        """
+        if self._connection is not connection or self._reader_task is None:
+            raise StoreUnavailable("the connection to Redis broke before the write was confirmed")
+        if self._confirming is None or self._confirming.done():
+            self._confirming = self._sent(wait)
+        reply = await asyncio.shield(self._confirming)
+        if isinstance(reply, CommandFailed):
+            raise self._refused(reply)
+        confirmations = reply[0] if isinstance(reply, list) else reply
+        if int(confirmations) < 1:
+            raise StoreUnavailable("the write was not confirmed in time")
+
+    def _refused(self, reply: CommandFailed) -> StoreError:
+        """What a refusal means for a caller. READONLY: the master is elsewhere now, so the next call connects anew."""
+        text = str(reply)
+        if (inner := _IN_A_SCRIPT.match(text)) is not None:
+            text = inner[1]
+        code = text.partition(" ")[0]
+        if code == "READONLY" and self._reader_task is not None:
+            self._connection._writer.close()
+        if code in REFUSES_WRITES:
+            return WritesRefused(text)
+        return StoreUnavailable(text) if code in UNAVAILABLE else reply
 
     async def reset(self) -> None:
         """Gives up whatever is being waited for; the next call connects again."""
@@ -114,6 +187,8 @@ class Pipe:
 
     async def close(self) -> None:
         self._closed = True
+        for other in self._besides:
+            await other.close()
         await self._drop(StoreUnavailable("the connection to Redis was closed"))
 
     async def _connect(self) -> None:
@@ -217,11 +292,4 @@ class Pipe:
 
 def pool_for(url: str) -> redis.ConnectionPool:
     """Connections as the log needs them: no silent retries, RESP2, and a short time to connect."""
-    return redis.ConnectionPool.from_url(
-        url,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=CONNECT_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        driver_info=None,
-    )
+    return redis.ConnectionPool.from_url(url, **CONNECT_OPTIONS)

@@ -11,6 +11,10 @@ class StoreUnavailable(StoreError):
     """The log did not answer: the outcome of a write is unknown, and a keyed or fenced one may be sent again."""
 
 
+class WritesRefused(StoreUnavailable):
+    """Nothing was written: the disk or the memory is full, or this is no master any more. Reads may go on."""
+
+
 class CommandFailed(StoreError):
     """Redis refused a command; the message is its own."""
 

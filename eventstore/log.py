@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 from eventstore import codec, collect, keys
-from eventstore.append import APPEND, Append, Appended, Duplicate, HeldBy, Outcome, arguments, outcome
+from eventstore.append import APPEND, Append, HeldBy, Outcome, arguments, outcome
 from eventstore.collect import Page, Scope
 from eventstore.connection import Pipe, load_script
 from eventstore.durability import Barrier
@@ -65,9 +65,7 @@ class Log:
         now_ms = self._now_ms() if self._now_ms else None
         key, values = arguments(org, request, max_facts=self._max_facts, now_ms=now_ms)
         started = time.perf_counter()
-        answer = outcome(org, await self.pipe.run(APPEND, (key,), values))
-        if self._barrier is not None and isinstance(answer, Appended | Duplicate):
-            await self._barrier.passed()
+        answer = outcome(org, await (self._barrier or self.pipe).run(APPEND, (key,), values))
         APPENDS[type(answer).__name__].observe(time.perf_counter() - started)
         return answer
 

@@ -150,8 +150,11 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.match(r"(redis|rediss|unix)(\+\w+)?://.", value.get_secret_value()):
-            raise ValueError("expected redis://host:port, rediss://host:port or unix:///path")
+        if value is not None and not re.match(r"(rediss?(\+(sentinel|cluster))?|unix)://.", value.get_secret_value()):
+            raise ValueError(
+                "expected redis://host:port, rediss://host:port, unix:///path, redis+cluster://host:port,host:port "
+                "or redis+sentinel://host:port,host:port/service"
+            )
         return value
 
     @field_validator(

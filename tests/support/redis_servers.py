@@ -28,6 +28,11 @@ def system_binary() -> str | None:
     return shutil.which("redis-server")
 
 
+def valkey_binary() -> str | None:
+    """The valkey-server on PATH; None if there is none."""
+    return shutil.which("valkey-server")
+
+
 def fastest_binary() -> str | None:
     return bundled_binary() or system_binary()
 
@@ -36,19 +41,29 @@ class RedisServer:
     """One server on a unix socket, or on a free port of 127.0.0.1 with `tcp=True`.
 
     With `appendonly` every write is on disk before its reply, so that `restart` gives back all that was acknowledged.
+    `more` are further options of its command line.
     """
 
-    def __init__(self, binary: str, *, tcp: bool = False, appendonly: bool = False) -> None:
+    def __init__(self, binary: str, *more: str, tcp: bool = False, appendonly: bool = False) -> None:
         self._binary = binary
+        self._more = more
         self._appendonly = appendonly
         self._directory = Path(tempfile.mkdtemp(prefix="tl-redis-"))
         self._socket = self._directory / "redis.sock"
-        self._port = _free_port() if tcp else 0
+        self._port = free_port() if tcp else 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._port}/0" if self._port else f"unix://{self._socket}"
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def directory(self) -> Path:
+        return self._directory
 
     @property
     def pid(self) -> int:
@@ -63,8 +78,10 @@ class RedisServer:
             *("--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)),
             *("--dir", str(self._directory), "--save", "", "--logfile", str(self._directory / "log")),
             *("--appendonly", "yes" if self._appendonly else "no", "--appendfsync", "always"),
+            *self._more,
         ]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        # Signals stay as Python has them: a full disk is played by a limit on file sizes, whose signal it ignores.
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, restore_signals=False)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -139,7 +156,7 @@ class RedisServer:
         return log.read_text()[-2_000:] if log.exists() else "(it wrote no log)"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

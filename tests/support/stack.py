@@ -21,7 +21,7 @@ from edges.open_streams import STREAMS
 from edges.pace import Pace
 from eventstore import keys
 from eventstore.append import APPEND, Append, Appended, arguments, outcome
-from eventstore.connection import Pipe, pool_for
+from eventstore.connection import Pipe
 from eventstore.errors import StoreError
 from eventstore.events.custom import Custom
 from eventstore.events.replies import ReplyDelta
@@ -33,6 +33,7 @@ from eventstore.presence import Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.read_models import ADVANCE, FLIP, ReadModels
 from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded
+from eventstore.servers import pipe_to
 from projections.callback_urls import EVERYWHERE, Allowed
 from projections.engine import Engine
 from tests.support.stream_client import StreamClient
@@ -260,7 +261,7 @@ class Stack:
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[Worker]:
         """A worker that is known to be alive; at the end it crashes, because a clean stop waits for Redis."""
-        blocking = Pipe(pool_for(self.redis_url), timeout_s=5)
+        blocking = pipe_to(self.redis_url, timeout_s=5)
         services = Services(
             log=self.log,
             engine=Engine(self.log, ReadModels(self.pipe)),
@@ -290,7 +291,7 @@ class Stack:
 @asynccontextmanager
 async def stacked(redis_url: str, *, work: bool = True, **settings: Any) -> AsyncIterator[Stack]:
     """A stack with one edge and, unless told otherwise, one worker."""
-    pipe = Pipe(pool_for(redis_url), (APPEND, LANES, ADVANCE, FLIP), timeout_s=5)
+    pipe = pipe_to(redis_url, (APPEND, LANES, ADVANCE, FLIP), timeout_s=5)
     async with AsyncExitStack() as owned:
         owned.push_async_callback(pipe.close)
         stack = Stack(redis_url, pipe)

@@ -1,0 +1,191 @@
+"""A pipe to all masters of a Redis Cluster: each command goes to the node that has its keys.
+
+Whatever fails is not repeated, as on one server. MOVED, ASK, TRYAGAIN and CLUSTERDOWN are no failures but directions:
+the command was not executed, so it goes on to where it can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache
+from hashlib import sha1
+from typing import Any
+
+import redis.asyncio as redis
+
+from eventstore.connection import Argument, Pipe, Script
+from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
+from eventstore.slots import READS, Address, SlotMap, address_of, by_slot, key_of, slot_of
+
+DIRECTIONS = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "UNBLOCKED"})
+"""UNBLOCKED: the stream that was being waited at has gone, to another node."""
+DIRECTED_LIMIT_S = 0.6
+"""So long a command is sent around: then its caller has to come again, and a request is answered within a second."""
+TRY_AGAIN_S = 0.02
+
+GUARD = """
+local settled = redis.pcall('EXISTS', KEYS[1] .. '{', KEYS[1] .. '}')
+if type(settled) == 'table' and settled.err then return redis.error_reply('TRYAGAIN the slot is on its way') end
+"""
+"""While a slot moves, each key is on one node only, and one that does not exist yet is refused or made on either. A
+script that finds out half-way has already written. Two keys that never exist are refused exactly while it moves."""
+
+Connect = Callable[[Address], redis.ConnectionPool]
+Send = Callable[[Pipe], Awaitable[Any]]
+
+
+@lru_cache(maxsize=32)
+def guarded(script: Script) -> Script:
+    """A script that changes nothing, and says TRYAGAIN, while its slot moves from one node to another."""
+    text = GUARD + script.text
+    return Script(script.name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
+
+
+class ClusterPipe(Pipe):
+    """A Pipe like any other for its callers; it keeps one to each master.
+
+    An XREAD or XREADGROUP whose streams are in several slots waits at each of them over a connection of its own (Redis
+    takes one slot per command) and answers as soon as one has answered. The others stay under way, and the next such
+    call finds what they bring, so that no entry is handed out to nobody.
+    """
+
+    def __init__(
+        self, connect: Connect, seeds: Sequence[Address], scripts: Sequence[Script] = (), *, timeout_s: float = 2.0
+    ) -> None:
+        self._connect_to = connect
+        self._seeds = seeds
+        self._own_scripts = scripts
+        self._limit_s = timeout_s
+        self._map = SlotMap(seeds)
+        self._asking_for_slots = asyncio.Lock()
+        self._pipes: dict[tuple[Address, int | None], Pipe] = {}
+        self._readings: dict[int, asyncio.Task[Any]] = {}
+        self._others: list[ClusterPipe] = []
+
+    async def call(self, *arguments: Argument) -> Any:
+        if arguments[0] in READS and len(parts := by_slot(arguments)) > 1:
+            return await self._first_of(parts)
+        return await self._call(slot_of(key_of(arguments)), arguments)
+
+    async def call_asking(self, *arguments: Argument) -> Any:
+        raise NotImplementedError("asking is between a cluster's pipe and its nodes'")
+
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], wait: Sequence[Argument] = ()
+    ) -> Any:
+        own = guarded(script)
+        return await self._routed(slot_of(keys[0]), lambda pipe: pipe.run(own, keys, arguments, wait))
+
+    async def everywhere(self, *arguments: Argument) -> list[Any]:
+        await self._owner(slot_of(key_of(("PING",))))
+        return await asyncio.gather(*(self._pipe(master).call(*arguments) for master in self._map.masters))
+
+    def beside(self) -> Pipe:
+        other = ClusterPipe(self._connect_to, self._seeds, self._own_scripts, timeout_s=self._limit_s)
+        self._others.append(other)
+        return other
+
+    async def reset(self) -> None:
+        readings, self._readings = self._readings, {}
+        for reading in readings.values():
+            reading.cancel()
+        await asyncio.gather(*readings.values(), return_exceptions=True)
+        for pipe in self._pipes.values():
+            await pipe.reset()
+
+    async def close(self) -> None:
+        await self.reset()
+        for pipe in (*self._pipes.values(), *self._others):
+            await pipe.close()
+
+    async def _call(self, slot: int, command: Sequence[Argument], reader: int | None = None) -> Any:
+        return await self._routed(
+            slot, lambda pipe: pipe.call(*command), lambda pipe: pipe.call_asking(*command), reader
+        )
+
+    async def _routed(self, slot: int, send: Send, send_asking: Send | None = None, reader: int | None = None) -> Any:
+        """Sends to where the slot is, and on to where the answer says that it is."""
+        loop, until, aside = asyncio.get_running_loop(), 0.0, None
+        while True:
+            node = aside or await self._owner(slot)
+            try:
+                return await (send_asking if send_asking and aside else send)(self._pipe(node, reader))
+            except StoreUnavailable:
+                self._map.forget()
+                raise
+            except CommandFailed as error:
+                code, *rest = str(error).split()
+                if code not in DIRECTIONS:
+                    raise
+                until = until or loop.time() + DIRECTED_LIMIT_S
+                if loop.time() > until:
+                    raise StoreUnavailable(str(error)) from error
+            aside = None
+            match code:
+                case "MOVED":
+                    self._map.move(slot, _named(rest[1], node))
+                case "ASK" if send_asking is not None:
+                    aside = _named(rest[1], node)
+                case _:
+                    await asyncio.sleep(TRY_AGAIN_S)
+
+    async def _owner(self, slot: int) -> Address:
+        if (owner := self._map.owner(slot)) is not None:
+            return owner
+        async with self._asking_for_slots:
+            if (owner := self._map.owner(slot)) is not None:
+                return owner
+            await self._learn()
+        if (owner := self._map.owner(slot)) is None:
+            raise StoreUnavailable(f"no node of the Redis Cluster has slot {slot}")
+        return owner
+
+    async def _learn(self) -> None:
+        """From the first node that answers."""
+        for node in list(self._map.nodes):
+            try:
+                self._map.learn(await self._pipe(node).call("CLUSTER", "SLOTS"), node)
+            except StoreError as error:
+                self._map.ask_last(node)
+                problem = error
+            else:
+                return
+        raise StoreUnavailable(f"no node of the Redis Cluster answers: {problem}")
+
+    def _pipe(self, node: Address, reader: int | None = None) -> Pipe:
+        if (pipe := self._pipes.get((node, reader))) is None:
+            scripts = [guarded(script) for script in self._own_scripts]
+            pipe = self._pipes[node, reader] = Pipe(self._connect_to(node), scripts, timeout_s=self._limit_s)
+        return pipe
+
+    async def _first_of(self, parts: dict[int, list[Argument]]) -> Any:
+        """What was brought first. A part that is under way already is not sent again, even if it now asks for later
+        entries: the earlier ones come once more, which is harmless with bells and cannot be with `>`."""
+        for slot, command in parts.items():
+            if slot not in self._readings:
+                call = self._call(slot, command, reader=slot)
+                self._readings[slot] = asyncio.create_task(call, name=f"redis-slot-{slot}")
+        under_way = {self._readings[slot]: slot for slot in parts}
+        blocks = "BLOCK" in next(iter(parts.values()))
+        done, _ = await asyncio.wait(
+            under_way, return_when=asyncio.FIRST_COMPLETED if blocks else asyncio.ALL_COMPLETED
+        )
+        entries, problem = list[Any](), None
+        for reading in done:
+            if self._readings.get(under_way[reading]) is reading:
+                del self._readings[under_way[reading]]
+            try:
+                entries += reading.result() or ()
+            except (StoreError, asyncio.CancelledError) as error:
+                problem = error
+        if problem is not None and not entries:
+            was_reset = StoreUnavailable("the connections to Redis were reset")
+            raise problem if isinstance(problem, StoreError) else was_reset
+        return entries or None
+
+
+def _named(text: str, asked: Address) -> Address:
+    """`host:port` of a direction; the host may be missing, or be an IPv6 address."""
+    host, _, port = text.rpartition(":")
+    return address_of(host.encode(), port.encode(), asked)

@@ -1,0 +1,73 @@
+"""What an address of the store leads to: one Redis, the master that Sentinels name, or a Redis Cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import redis.asyncio as redis
+
+from eventstore.cluster import ClusterPipe
+from eventstore.connection import Pipe, Script, pool_for
+from eventstore.errors import StoreMisconfigured
+from eventstore.sentinel import master_pool
+from eventstore.slots import Address
+
+PORT, SENTINEL_PORT = 6379, 26379
+
+
+def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0) -> Pipe:
+    """A pipe by address; nothing is connected yet. ValueError if it is no address.
+
+    `redis://host:port/db`, `rediss://…` (TLS), `unix:///path`
+    `redis+sentinel://host:port,host:port/service/db`, and `rediss+sentinel://` where the masters speak TLS
+    `redis+cluster://host:port,host:port`, `rediss+cluster://…`: any of its nodes, better several
+    User and password (`user:password@`) are those of the Redis servers.
+    """
+    parts = urlsplit(url)
+    scheme, _, kind = parts.scheme.partition("+")
+    match kind:
+        case "":
+            return Pipe(pool_for(url), scripts, timeout_s=timeout_s)
+        case "sentinel":
+            return Pipe(_master_of(parts, tls=scheme == "rediss"), scripts, timeout_s=timeout_s)
+        case "cluster":
+            user, at, _ = parts.netloc.rpartition("@")
+
+            def connect(node: Address) -> redis.ConnectionPool:
+                return pool_for(f"{scheme}://{user}{at}{_joined(node)}?{parts.query}")
+
+            return ClusterPipe(connect, _addresses(parts, PORT), scripts, timeout_s=timeout_s)
+    raise ValueError(f"{parts.scheme}:// is none of redis, rediss, unix, redis+sentinel and redis+cluster")
+
+
+async def check_kind(pipe: Pipe) -> None:
+    """Raises StoreMisconfigured for a node of a Cluster that is addressed as if it were all of it."""
+    if isinstance(pipe, ClusterPipe):
+        return
+    if b"redis_mode:cluster" in await pipe.call("INFO", "server"):
+        raise StoreMisconfigured("it is a node of a Redis Cluster: its address begins with redis+cluster://")
+
+
+def _master_of(parts: SplitResult, *, tls: bool) -> redis.ConnectionPool:
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("expected redis+sentinel://host:port,host:port/service")
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    options: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password) or None}
+    if db:
+        options["db"] = int(db)
+    if tls:
+        options["ssl"] = True
+    return master_pool(_addresses(parts, SENTINEL_PORT), service, options)
+
+
+def _addresses(parts: SplitResult, default_port: int) -> list[Address]:
+    places = [urlsplit(f"//{place}") for place in parts.netloc.rpartition("@")[2].split(",")]
+    return [(place.hostname or "", place.port or default_port) for place in places]
+
+
+def _joined(node: Address) -> str:
+    host, port = node
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
