@@ -35,6 +35,7 @@ from edges.dialects import DIALECTS, RUN_DIALECTS
 from edges.errors import error_middleware
 from edges.jwt import Jwts, JwtSettings
 from edges.open_streams import STREAMS, OpenStreams
+from edges.in_flight import IN_FLIGHT, InFlight
 from edges.pace import PACE, Pace
 from edges.ring import Window
 from edges.tail import TAILER, Tailer
@@ -97,7 +98,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app[CAPS], app[TICKETS] = settings.caps, Tickets(pipe)
     if settings.jwt is not None:
         app[JWTS] = Jwts(settings.jwt)
-    app[STREAMS] = OpenStreams(organizations, app[TICKETS])
+    app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS], settings.pace.lifetime_s), InFlight()
     app[STARTED] = time.monotonic()
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)
@@ -110,6 +111,7 @@ def build(settings: EdgeSettings) -> web.Application:
         log.wait_for(await barrier_for(pipe, settings.durability))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(app[TAILER].run()), tasks.create_task(app[STREAMS].watch())]
+    app.on_response_prepare.append(_send_elsewhere)
             yield
             for task in running:
                 task.cancel()
@@ -118,3 +120,15 @@ def build(settings: EdgeSettings) -> web.Application:
 
     app.cleanup_ctx.append(background)
     return app
+
+
+async def drain(app: web.Application, window_s: float) -> None:
+    """Lets the answers under way come to their end, streams too, before the application is shut down."""
+    await app[STREAMS].drain(window_s, app[IN_FLIGHT])
+
+
+async def _send_elsewhere(request: web.Request, response: web.StreamResponse) -> None:
+    """While the process drains, a connection ends with its answer: the client's next one is to another process."""
+    if request.app[STREAMS].draining:
+        response.force_close()
+        response.headers["Connection"] = "close"

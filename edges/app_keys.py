@@ -22,11 +22,13 @@ from projections.engine import Engine
 
 
 class Caps(NamedTuple):
-    """What one organization may have at once: open `streams` in each process, `pending` work in all of them."""
+    """What one organization may have at once: open `streams` in each process, `pending` work in all of them; and the
+    streams that a `process` may have open for all organizations."""
 
     streams: int = 50_000
     pending: int = 10_000
 
+    process: int = 50_000
 
 class Quota(NamedTuple):
     """What one credential may do in a window: `requests`, and `opens` of streams apart from them; 0 is no limit."""

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter
 
+from edges.in_flight import IN_FLIGHT
 from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
@@ -185,7 +186,8 @@ def internal() -> ApiError:
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: every answer leaves through it, in its surface's shape, and is counted."""
-    status = "gone"
+    status, in_flight = "gone", request.app[IN_FLIGHT]
+    in_flight.count += 1
     try:
         try:
             response = await handler(request)
@@ -204,6 +206,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             response = _answer(request, error)
         status = f"{response.status // 100}xx"
     finally:
+        in_flight.count -= 1
         _counter(route_of(request), status).inc()
     return response
 

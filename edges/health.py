@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from edges.app_keys import LOG, PRESENCE, STARTED
+from edges.open_streams import STREAMS
 from eventstore.errors import StoreError
 from eventstore.presence import Present
 
@@ -24,9 +25,9 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Every dependency with its state; 503 while one is down."""
+    """Every dependency with its state; 503 while one is down, and while this process drains."""
     redis, workers = await _redis(request), await _workers(request)
-    good = redis["state"] == "ok" and bool(workers)
+    good = redis["state"] == "ok" and bool(workers) and not request.app[STREAMS].draining
     body = {
         "status": "ready" if good else "unready",
         "dependencies": {

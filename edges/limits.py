@@ -18,6 +18,8 @@ from eventstore.errors import WritesRefused
 from eventstore.limits import Budget
 
 Bucket = Literal["requests", "opens"]
+KEPT_FOR_RETURNS = 20
+"""One slot in so many."""
 
 BUDGET: web.RequestKey[tuple[Bucket, Budget] | None] = web.RequestKey("budget", tuple)
 
@@ -38,29 +40,40 @@ async def charge_open(request: web.Request, caller: Caller, *, free: bool = Fals
     Beyond the limit raises 429; for a `subscription` (a GET that starts no work) read as `text/event-stream`
     ComeBackLater, which the error middleware turns into 200, `retry:` and an abort (CONTRACT 0.5).
     """
-    check_room(request, caller, subscription=subscription)
+    check_room(request, caller, returns=free, subscription=subscription)
     if free or not _is_limited(request, "opens"):
         return
     budget = await _spend(request, caller, "opens")
-    if budget.allowed:
+    if not budget.allowed:
+        raise _refusal(request, _too_many(request, "opens", budget), returning=subscription)
+
+
+def check_room(request: web.Request, caller: Caller, *, returns: bool = False, subscription: bool = False) -> None:
+    """Before a stream opens, and before the work starts that it shows: 503, or ComeBackLater, where there is no room.
+
+    The process keeps some of its room for a client that `returns`, which has a place on the log to lose.
+    """
+    streams, caps = request.app[STREAMS], request.app[CAPS]
+    room = caps.process if returns else caps.process - caps.process // KEPT_FOR_RETURNS
+    if streams.draining:
+        why = ApiError(503, "DRAINING", "this process is about to stop; another one answers", {"Retry-After": "1"})
+    elif len(streams) >= room:
+        why = _no_room("as many streams are open here as there is room for")
+    elif streams.of(caller.org) >= caps.streams:
+        why = _no_room(f"the organization has {caps.streams} streams open")
+    else:
         return
-    if subscription and _is_event_source(request):
-        raise ComeBackLater
-    raise _too_many(request, "opens", budget)
+    raise _refusal(request, why, returning=subscription or returns)
 
 
-def check_room(request: web.Request, caller: Caller, *, subscription: bool = False) -> None:
-    """Before a stream opens, and before the work starts that it shows: 503, or ComeBackLater, at the cap."""
-    if request.app[STREAMS].of(caller.org) < request.app[CAPS].streams:
-        return
-    if subscription and _is_event_source(request):
-        raise ComeBackLater
-    message = f"the organization has {request.app[CAPS].streams} streams open"
-    raise ApiError(503, "TOO_MANY_STREAMS", message, {"Retry-After": "15"})
+def _no_room(message: str) -> ApiError:
+    return ApiError(503, "TOO_MANY_STREAMS", message, {"Retry-After": "15"})
 
 
-def _is_event_source(request: web.Request) -> bool:
-    return request.method == "GET" and "text/event-stream" in request.headers.get("Accept", "")
+def _refusal(request: web.Request, error: ApiError, *, returning: bool) -> ApiError | ComeBackLater:
+    """An EventSource that may come back is told when; every other client reads the error."""
+    is_event_source = request.method == "GET" and "text/event-stream" in request.headers.get("Accept", "")
+    return ComeBackLater() if returning and is_event_source else error
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

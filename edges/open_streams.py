@@ -1,4 +1,5 @@
-"""The streams open in this process, and who opened them: ended when the credential is revoked or over, and on shutdown.
+"""The streams open in this process, and who opened them: ended when the credential is revoked or over, when they have
+been open for long (rotation), and when the process stops (drain).
 
 They are ended by closing their connections without a clean end of the body (a WebSocket: with code 1001), so that
 every client reconnects.
@@ -7,6 +8,8 @@ every client reconnects.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +20,7 @@ import structlog
 from aiohttp import web
 
 from edges.auth import Caller
+from edges.in_flight import InFlight
 from eventstore.errors import StoreUnavailable
 from eventstore.organizations import Organizations
 from eventstore.schema import OrgId
@@ -27,6 +31,13 @@ logger = structlog.get_logger(__name__)
 TICKETS_AT_ONCE = 500
 CHECK_S = 1.5
 """With what `Organizations` remembers, a revoked key's streams end within 5 s."""
+ROTATED_AT = (0.8, 1.0)
+"""Of the lifetime."""
+DRAIN_STEP_S = 0.05
+SPREAD_OVER = 0.8
+"""Of the drain window; the rest is for what they were still being sent."""
+LINGER_S = 10.0
+"""What a client that is to go has not read by then, it gets when it comes back."""
 
 
 class Connection(Protocol):
@@ -38,27 +49,34 @@ class Connection(Protocol):
 
 
 class OpenStreams:
-    def __init__(self, organizations: Organizations, tickets: Tickets) -> None:
+    """`lifetime_s` is the longest that an endless stream stays open; 0 is for ever."""
+
+    def __init__(self, organizations: Organizations, tickets: Tickets, lifetime_s: float = 0) -> None:
         self._organizations = organizations
         self._tickets = tickets
+        self._lifetime_s = lifetime_s
         self._open: dict[Connection, Caller] = {}
+        self._idle: dict[Connection, float] = {}
+        """And when (by the loop's clock) they are rotated."""
         self._by_ticket: dict[str, Connection] = {}
         self._counts: Counter[OrgId] = Counter()
-        self.closing = False
+        self.draining = False
 
     @contextmanager
-    def opened(self, caller: Caller, connection: Connection) -> Iterator[None]:
-        """Belongs to the caller while the stream is open; one that opens during shutdown is closed at once.
+    def opened(self, caller: Caller, connection: Connection, *, endless: bool = False) -> Iterator[None]:
+        """Belongs to the caller while the stream is open.
 
-        It ends when its credential does, and when its ticket opens another one.
+        It ends when its credential does, and when its ticket opens another one; an `endless` one after 80-100 % of
+        the lifetime, so that clients that came together do not return together.
         """
         self._open[connection] = caller
         self._counts[caller.org] += 1
         if caller.ticket is not None:
             self._replace(caller.ticket, connection)
-        if self.closing:
-            connection.close()
         expiry = _at(caller.expires_at, connection.abort)
+        if endless:
+            lasts_s = self._lifetime_s * random.uniform(*ROTATED_AT) or math.inf
+            self._idle[connection] = asyncio.get_running_loop().time() + lasts_s
         try:
             yield
         finally:
@@ -69,7 +87,17 @@ class OpenStreams:
             self._counts[caller.org] -= 1
             if not self._counts[caller.org]:
                 del self._counts[caller.org]
+            self._idle.pop(connection, None)
             del self._open[connection]
+
+    @contextmanager
+    def idle(self, connection: Connection) -> Iterator[None]:
+        """Nothing is being shown that has an end: a drain need not wait for this stream now."""
+        self._idle[connection] = math.inf
+        try:
+            yield
+        finally:
+            self._idle.pop(connection, None)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -79,17 +107,41 @@ class OpenStreams:
         return self._counts[org]
 
     async def watch(self) -> None:
-        """Ends the streams of revoked keys, and those that a ticket has opened again elsewhere. Until cancelled."""
+        """Ends streams whose time is over, those of revoked keys, and those that a ticket has opened again elsewhere.
+        Until cancelled."""
         while True:
             await asyncio.sleep(CHECK_S)
+            now = asyncio.get_running_loop().time()
+            for connection in [connection for connection, ends_at in self._idle.items() if ends_at <= now]:
+                self._end(connection)
             with suppress(StoreUnavailable):
                 await self._end_revoked()
                 await self._end_replaced()
 
+    async def drain(self, window_s: float, in_flight: InFlight) -> None:
+        """Returns when nothing is being answered any more, at the latest after the window.
+
+        Idle streams are ended spread over the window, so that their clients return spread; all else may come to its
+        own end.
+        """
+        self.draining = True
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        while in_flight.count and (left_s := begun + window_s - clock()) > 0:
+            steps = max(1.0, (left_s - (1 - SPREAD_OVER) * window_s) / DRAIN_STEP_S)
+            for connection in random.sample(tuple(self._idle), math.ceil(len(self._idle) / steps)):
+                self._end(connection)
+            await asyncio.sleep(min(DRAIN_STEP_S, left_s))
+
     async def close_all(self, _: web.Application | None = None) -> None:
-        self.closing = True
+        self.draining = True
         for connection in tuple(self._open):
             connection.close()
+
+    def _end(self, connection: Connection) -> None:
+        del self._idle[connection]
+        connection.close()
+        asyncio.get_running_loop().call_later(LINGER_S, connection.abort)
 
     def _replace(self, ticket: Opened, connection: Connection) -> None:
         older = self._by_ticket.get(ticket.ticket)

@@ -66,10 +66,11 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
         subscriber = Subscriber(request, plan.start.position, audience.restarts)
         subscriber.transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         with (
-            request.app[STREAMS].opened(plan.caller, subscriber.transport),
+            request.app[STREAMS].opened(plan.caller, subscriber.transport, endless=plan.format.ends is None),
             counted(plan.format),
         ):
             try:
+                request.protocol.keep_alive(False)  # no timer for what comes after it
                 request.writer.send_headers()
                 opening = retry() if plan.format.wire is SSE else b""
                 if plan.start.gap is not None:
@@ -135,7 +136,7 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
         subscriber.wake = loop.create_future()
         channel = audience.join(subscriber, plan.filter, plan.format)
         try:
-            await _woken(subscriber.wake, plan, request.app[PACE])
+            await (subscriber.wake if plan.alive is None else _woken(subscriber.wake, plan.alive, request.app[PACE]))
         finally:
             audience.part(subscriber, channel)
             subscriber.wake = None
@@ -146,12 +147,10 @@ async def _follow(request: web.Request, log: Log, audience: Audience, subscriber
             return
 
 
-async def _woken(wake: asyncio.Future[None], plan: Plan, pace: Pace) -> None:
-    if plan.alive is None:
-        return await wake
+async def _woken(wake: asyncio.Future[None], alive: Callable[[], Awaitable[bool]], pace: Pace) -> None:
     while not (await asyncio.wait((wake,), timeout=pace.heartbeat_s))[0]:
         with suppress(StoreUnavailable):  # nobody can say who is alive; the tailer waits for the log too
-            if not await plan.alive():
+            if not await alive():
                 raise StreamCut
 
 

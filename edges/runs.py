@@ -77,9 +77,9 @@ async def start_or_attach(
 ) -> web.StreamResponse:
     """The stream of the run this request starts, or of the one it started before it lost the connection."""
     seen = resume.last_seen(request)
+    check_room(request, caller, returns=seen is not None)
     if seen is not None:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
-    check_room(request, caller)
     accepted = await begin(request, caller, wanted)
     run = accepted.positions[0]
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)

@@ -74,6 +74,11 @@ async def stop(child: subprocess.Popen[bytes], limit_s: float) -> None:
     if child.poll() is not None:
         return
     child.terminate()
+    await gone(child, limit_s)
+
+
+async def gone(child: subprocess.Popen[bytes], limit_s: float) -> None:
+    """Waits until a child that was told to end has ended; SIGKILL when it is still there after `limit_s`."""
     try:
         await asyncio.wait_for(ended(child), limit_s)
     except TimeoutError:

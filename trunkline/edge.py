@@ -11,11 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
+import structlog
 from aiohttp import web
 
-from edges.app import EdgeSettings, build
-from edges.app_keys import Quota
+from edges.app import EdgeSettings, build, drain
+from edges.app_keys import Caps, Quota
 from edges.jwt import JwtSettings
+from edges.pace import Pace
 from eventstore import children
 from trunkline import logging, process
 from trunkline.listener import LOOPBACK, listening
@@ -26,8 +28,16 @@ from trunkline.store import connected, store_url
 from workers.clients import jwks
 
 KEEPALIVE_S = 75.0
-DRAIN_S = 5.0
+DRAINED_BY = 0.9
+"""Of the drain's window; the rest is for cutting what has not ended by then, and for closing down."""
+STOP_GRACE_S = 5.0
+"""How much longer than its window a sibling gets."""
+FILES_FOR_OTHERS = 64
+"""File descriptors for everything but clients' connections."""
 DEVELOPMENT_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
+
+
+logger = structlog.get_logger(__name__)
 
 
 class EdgeOptions(NamedTuple):
@@ -50,10 +60,12 @@ async def _edge(settings: Settings, listener: socket.socket, processes: int) -> 
     async with connected(url) as pipe, AsyncExitStack() as stack:
         settings = await with_secret_key(settings, url, pipe)
         port = listener.getsockname()[1]
-        siblings = [
-            await stack.enter_async_context(_sibling(url, settings.host, port)) for _ in range(1, max(1, processes))
-        ]
+        siblings = [_Sibling(url, settings.host, port) for _ in range(1, max(1, processes))]
+        stack.push_async_callback(_gone, siblings, settings.drain_s + STOP_GRACE_S)
         await stack.enter_async_context(serving(settings, url, listener, development=False))
+        stack.callback(_terminate, siblings)  # they drain while this process does
+        for sibling in siblings:
+            sibling.launch()
         await asyncio.gather(asyncio.Event().wait(), *(_watched(sibling) for sibling in siblings))
 
 
@@ -61,22 +73,30 @@ async def _edge(settings: Settings, listener: socket.socket, processes: int) -> 
 async def serving(
     settings: Settings, redis_url: str, listener: socket.socket, *, development: bool
 ) -> AsyncIterator[None]:
-    """Serves on `listener` (already listening) from the moment it is entered. Leaving it ends every open stream
-    without a clean end, so that clients reconnect elsewhere, and gives ordinary requests a few seconds.
+    """Serves on `listener` (already listening) from the moment it is entered. Leaving it drains, within
+    `settings.drain_s`: nothing new is taken, answers under way end, and open streams are ended one after the other
+    without a clean end, so that clients reconnect elsewhere.
 
     `development`: bound to loopback without a public address, so that requests of this machine need no key.
     """
     host, port = settings.host, listener.getsockname()[1]
     app = build(_edge_settings(settings, redis_url, f"http://{host}:{port}", development=development))
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, shutdown_timeout=DRAIN_S
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=settings.drain_s * (1 - DRAINED_BY) / 2,  # waited for twice
     )
     await runner.setup()
     process.settle_memory()
+    site = web.SockSite(runner, listener)
     try:
-        await web.SockSite(runner, listener).start()
+        await site.start()
         yield
     finally:
+        await site.stop()  # others on the port get the new connections from now on
+        await drain(app, settings.drain_s * DRAINED_BY)
         await runner.cleanup()
 
 
@@ -93,8 +113,18 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,
         callback_allow=settings.callback_allow,
+        caps=Caps(process=_room(settings)),
+        pace=Pace(lifetime_s=settings.stream_lifetime_s),
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),
     )
+
+
+def _room(settings: Settings) -> int:
+    """How many streams there is room for: a tenth of the file descriptors is for requests that are no streams."""
+    wanted, room = settings.max_streams, max(1, (process.raise_file_limit() - FILES_FOR_OTHERS) * 9 // 10)
+    if room < wanted and "max_streams" in settings.model_fields_set:
+        logger.warning("fewer streams than TRUNKLINE_MAX_STREAMS: see `ulimit -n`", streams=room, wanted=wanted)
+    return min(room, wanted)
 
 
 def _jwt(settings: Settings) -> JwtSettings | None:
@@ -109,30 +139,28 @@ def _jwt(settings: Settings) -> JwtSettings | None:
 class _Sibling:
     """Another edge process on the same port: the kernel spreads connections over them."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    def __init__(self, url: str, host: str, port: int) -> None:
+        own = ["edge", "--redis-url", url, "--host", host, "--port", str(port)]
+        self._command = [sys.executable, "-m", "trunkline", *own]
         self.child: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
         self.child = children.spawn(self._command, stdout=sys.stderr.fileno(), stderr=None)
 
 
-@asynccontextmanager
-async def _sibling(url: str, host: str, port: int) -> AsyncIterator[_Sibling]:
-    command = [sys.executable, "-m", "trunkline", "edge", "--redis-url", url, "--host", host, "--port", str(port)]
-    sibling = _Sibling(command)
-    sibling.launch()
-    try:
-        yield sibling
-    finally:
-        child, sibling.child = sibling.child, None
-        if child is not None:
-            await children.stop(child, DRAIN_S * 2)
-
-
 async def _watched(sibling: _Sibling) -> None:
     async for _ in children.ends("edge", lambda: sibling.child):
         sibling.launch()
+
+
+def _terminate(siblings: Sequence[_Sibling]) -> None:
+    for sibling in siblings:
+        if sibling.child is not None:
+            sibling.child.terminate()
+
+
+async def _gone(siblings: Sequence[_Sibling], limit_s: float) -> None:
+    await asyncio.gather(*(children.gone(each.child, limit_s) for each in siblings if each.child is not None))
 
 
 __all__ = ["LOOPBACK", "EdgeOptions", "run_edge", "serving"]

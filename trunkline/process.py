@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
+import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,6 +28,16 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+
+
+def raise_file_limit() -> int:
+    """As many file descriptors as the system lets this process have; how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # macOS: "unlimited" may not be asked for
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

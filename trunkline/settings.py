@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     """How much may leave to one customer and from one organization, so that a loop with another machine ends."""
     agent_idle_s: float = Field(900, gt=0, validation_alias=_own("AGENT_IDLE_S"))
     """A person who holds a conversation and writes nothing for so long hands it back."""
+    drain_s: float = Field(8, gt=0, le=3_600, validation_alias=_own("DRAIN_S"))
+    """What an edge that is told to stop takes at most. Docker kills after 10 s."""
+    stream_lifetime_s: float = Field(3_600, ge=0, validation_alias=_own("STREAM_LIFETIME_S"))
+    """After 80-100 % of it a stream without an end is cut, and its client comes back; 0: never."""
+    max_streams: int = Field(50_000, gt=0, validation_alias=_own("MAX_STREAMS"))
+    """Open in one process at a time, at most what its file descriptors allow."""
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))

@@ -19,7 +19,7 @@ from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import client_key, record
-from edges.limits import charge
+from edges.limits import charge, check_room
 from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import (
@@ -213,6 +213,7 @@ async def _stream(request: web.Request, caller: Caller, asked: Asked) -> web.Str
     plan = plan_for(request, caller, run, resume.Start(run.before()), format)
     return await respond(request, plan._replace(headers={**accepted.headers, **run_headers(run)}))
 
+    check_room(request, caller)
 
 async def _root_at(request: web.Request, caller: Caller, position: Position) -> Recorded | None:
     """The input of the run that the event at this position belongs to."""

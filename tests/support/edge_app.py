@@ -33,6 +33,7 @@ from edges.app_keys import (
 )
 from edges.auth import DEMO
 from edges.errors import error_middleware
+from edges.in_flight import IN_FLIGHT, InFlight
 from edges.jwt import Jwts, JwtSettings
 from edges.open_streams import STREAMS, OpenStreams
 from eventstore.connection import Pipe
@@ -90,7 +91,7 @@ async def serving(
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
     app[TICKETS], app[CAPS] = Tickets(pipe), Caps()
-    app[STREAMS] = OpenStreams(organizations, app[TICKETS])
+    app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS]), InFlight()
     if jwt is not None:
         app[JWTS] = Jwts(jwt, clock=clock)
     app.add_routes(routes)
