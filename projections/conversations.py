@@ -158,7 +158,7 @@ def evolve(document: Conversation | None, event: Fact) -> Conversation:
         case ReplyCompleted() | ReplyFailed() | ReplyCancelled() | ReplyDeferred():
             return _reply_ended(before, event, event.body)
         case ReplyAwaited():
-            return replace(before, awaited=(*before.awaited, str(event.recorded.run)))
+            return _awaited(before, str(event.recorded.run))
         case CallTurnRecorded():
             return _spoken(before, event, event.body)
         case CallEnded(summary=summary) | CallSummarized(summary=summary):
@@ -224,6 +224,11 @@ def _reply_goes_on(
     elif open_reply is not None:
         open_reply = replace(open_reply, attempt=body.attempt)
     return replace(before, open_replies=before.open_replies | {run: open_reply}) if open_reply else before
+
+
+def _awaited(before: Conversation, run: str) -> Conversation:
+    still_open = {other: reply for other, reply in before.open_replies.items() if other != run}
+    return replace(before, open_replies=still_open, awaited=(*before.awaited, run))
 
 
 def _reply_ended(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -36,40 +36,23 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-def deferred(reason: Literal["control", "keyword", "nothing_open"], message_id: str | None = None) -> Done:
-    return Done([Event(ReplyDeferred(reason=reason, message_id=message_id), ACTOR)])
+def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:
+    return Done([Event(ReplyDeferred(reason=reason), ACTOR)])
 
 
-def covered(by: Covering) -> Event:
-    return Event(ReplyDeferred(reason="covered", by=str(by.run), message_id=by.message_id), ACTOR)
-
-
-def written_by_agent(since: Sequence[Recorded]) -> str | None:
-    """The first message that an agent wrote among events."""
-    for event in since:
-        match codec.decode(event):
-            case MessageSent(message_id=message_id) | SmsRequested(sent_by="agent", message_id=message_id):
-                return message_id
-    return None
-
-
-class Covering(NamedTuple):
-    """The run whose answer has seen a message of another run, and that answer."""
-
-    run: Position
-    message_id: str
-
-
-def covering(since: Sequence[Recorded], run: Position) -> Covering | None:
-    """What has answered the message that began this run, from the conversation's events after it."""
+def answered_instead(since: Sequence[Recorded], run: Position) -> Event | None:
+    """The end of a run whose message somebody has answered outside of it, from the conversation's events after that
+    message: another run's answer that has seen it, or an agent."""
     seen_until: dict[Position, Position] = {}
     for event in since:
         match codec.decode(event):
+            case MessageSent(message_id=name, text=text) | SmsRequested(sent_by="agent", message_id=name, text=text):
+                return Event(ReplyDeferred(reason="control", message_id=name, text=text), ACTOR)
             case ReplyStarted(context_until=context_until):
                 seen_until.setdefault(event.run, Position.parse(context_until))
-            case ReplyCompleted(message_id=message_id) if event.run != run and event.run in seen_until:
+            case ReplyCompleted(message_id=name, text=text) if event.run != run and event.run in seen_until:
                 if seen_until[event.run] >= run:
-                    return Covering(event.run, message_id)
+                    return Event(ReplyDeferred(reason="covered", by=str(event.run), message_id=name, text=text), ACTOR)
     return None
 
 

@@ -13,13 +13,13 @@ from eventstore.events.callbacks import CallbackRequested
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyAwaited, ReplyCompleted, ReplyDeferred, ReplyFailed
 from eventstore.log import Log
-from eventstore.schema import Body, Event, Recorded
+from eventstore.schema import Body, Event, Recorded, UnknownEvent
 from projections.projection import timestamp
 
 ACTOR = "system:callback"
 
 
-async def requested(log: Log, item: Recorded, body: Body, outcome: Sequence[Event]) -> list[Event]:
+async def requested(log: Log, item: Recorded, body: Body | UnknownEvent, outcome: Sequence[Event]) -> list[Event]:
     """The intent that belongs into the step that finishes the item, if that is the end of a run with a callback.
 
     A run that was left to a person ended before, by what that person wrote; its item is finished all the same.
@@ -50,8 +50,8 @@ def payload(run: Sequence[Recorded]) -> bytes:
                 data |= {"staff_id": staff_id, "in_reply_to": question}
             case MessageSent(message_id=message_id, text=text) | ReplyCompleted(message_id=message_id, text=text):
                 data |= {"message_id": message_id, "content": text}
-            case ReplyDeferred(message_id=str(message_id)):
-                data["message_id"] = message_id
+            case ReplyDeferred(message_id=str(message_id), text=text):
+                data |= {"message_id": message_id, "content": text or data["content"]}
             case ReplyFailed(detail=detail):
                 data["detail"] = detail
         if event.type in TERMINAL_TYPES:

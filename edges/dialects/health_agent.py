@@ -39,6 +39,7 @@ from eventstore import codec
 from eventstore.append import Append, fingerprint
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -86,12 +87,15 @@ def _render(session: str, event: Recorded) -> list[Frame]:
         case ReplyDelta(text=text):
             return [_chunk(session, text)]
         case ReplyRestarted(text=text):
-            return [_frame("restart", {"sessionId": session}), *([_chunk(session, text)] if text else [])]
+            return [_restart(session), *([_chunk(session, text)] if text else [])]
+        case ReplyAwaited(interrupted=True):
+            return [_restart(session)]
         case MessageSent(text=text):
-            return [_chunk(session, text), _frame("text_done", {"text": text, "sessionId": session})]
+            return _said(session, text)
         case ReplyCompleted(text=text, message_id=message_id):
-            text_done = _frame("text_done", {"text": text, "sessionId": session})
-            return [text_done, *_response_done(session, message_id, text)]
+            return [_text_done(session, text), *_response_done(session, message_id, text)]
+        case ReplyDeferred(message_id=str(message_id), text=text) if text:
+            return [*_said(session, text), *_response_done(session, message_id, text)]
         case ReplyDeferred(message_id=str(message_id)):
             return _response_done(session, message_id, None)
         case ReplyDeferred(reason="control"):
@@ -115,6 +119,19 @@ def _session_data(session: str, user: str, workflow: str) -> dict[str, str]:
 
 def _chunk(session: str, text: str) -> Frame:
     return _frame("chunk", {"text": text, "sessionId": session})
+
+
+def _text_done(session: str, text: str) -> Frame:
+    return _frame("text_done", {"text": text, "sessionId": session})
+
+
+def _said(session: str, text: str) -> list[Frame]:
+    """By somebody else than the run's own answer: in one piece."""
+    return [_chunk(session, text), _text_done(session, text)]
+
+
+def _restart(session: str) -> Frame:
+    return _frame("restart", {"sessionId": session})
 
 
 def _response_done(session: str, message_id: str, text: str | None) -> list[Frame]:

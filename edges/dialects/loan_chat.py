@@ -11,10 +11,9 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from edges import sockets
-from edges.app_keys import LOG
 from edges.auth import require
 from edges.bodies import parse_body, validated
 from edges.errors import ApiError
@@ -26,6 +25,7 @@ from edges.wire import SSE, WEBSOCKET, Frame, Wire
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -34,12 +34,13 @@ from eventstore.events.replies import (
     ReplyRestarted,
 )
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
-from eventstore.schema import OrgId, Position, Recorded
+from eventstore.schema import Recorded
 
 DEADLINE_S = 120.0
 SOURCE = "loan"
 ASSISTANT = "loan-sales"
 PREVIEW_LENGTH = 200
+HEALTHY = b'{"status":"healthy","service":"loan-sales-assistant"}'
 CANCELLED = "the answer was cancelled"
 TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 
@@ -65,7 +66,7 @@ class SocketMessage(BaseModel):
     """A question on the WebSocket. The same `id` again is the same question, and is not asked twice."""
 
     message: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
-    id: Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_LENGTH)] | int | None = None
+    id: Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH, coerce_numbers_to_str=True)] | None = None
 
 
 def _frame(kind: str, **data: str) -> Frame:
@@ -79,11 +80,15 @@ def _render(event: Recorded) -> list[Frame]:
         case ReplyDelta(text=text) | MessageSent(text=text):
             return [_frame("content", data=text)]
         case ReplyRestarted(text=text):
-            return [_frame("restart"), *([_frame("content", data=text)] if text else [])]
+            return [_frame("restart"), *_content(text)]
+        case ReplyAwaited(interrupted=True):
+            return [_frame("restart")]
         case ToolStarted() | ToolCompleted() | ToolFailed() as tool if tool.call_id is not None:
             return [_tool(tool)]
-        case ReplyCompleted() | ReplyDeferred(message_id=str()) | ReplyDeferred(reason="covered"):
+        case ReplyCompleted():
             return [_frame("done")]
+        case ReplyDeferred(message_id=str(), text=text) | ReplyDeferred(reason="covered", text=text):
+            return [*_content(text), _frame("done")]
         case ReplyFailed(detail=detail):
             return [_frame("error", message=detail)]
         case ReplyDeferred():
@@ -98,6 +103,10 @@ def _render_socket(event: Recorded) -> list[Frame]:
         case MessageReceived() as message:
             return [_frame("ack", message="Processing...", session_id=session_of(message)), *_render(event)]
     return _render(event)
+
+
+def _content(text: str) -> list[Frame]:
+    return [_frame("content", data=text)] if text else []
 
 
 def _tool(event: ToolStarted | ToolCompleted | ToolFailed) -> Frame:
@@ -131,7 +140,7 @@ def run_dialect(wire: Wire, root: Recorded) -> Dialect:
 
 
 async def health(request: web.Request) -> web.Response:
-    return web.json_response({"status": "healthy", "service": "loan-sales-assistant"})
+    return web.Response(body=HEALTHY, content_type="application/json")
 
 
 async def chat(request: web.Request) -> web.Response:
@@ -141,21 +150,16 @@ async def chat(request: web.Request) -> web.Response:
     events, headers = await collect(request, caller, _run("/chat", asked))
     question = codec.decode(events[0])
     assert isinstance(question, MessageReceived)
-    text = await _answer(request, caller.org, events)
-    return web.json_response({"response": text, "session_id": session_of(question)}, headers=headers)
+    return web.json_response({"response": _answer(events), "session_id": session_of(question)}, headers=headers)
 
 
-async def _answer(request: web.Request, org: OrgId, events: list[Recorded]) -> str:
-    """What was said to the question: by the assistant, by the person who holds the conversation, or in the answer to
-    another question that covers this one."""
+def _answer(events: list[Recorded]) -> str:
+    """What was said to the question: by the assistant, or by the person who holds the conversation."""
     match codec.decode(events[-1]):
         case ReplyCompleted(text=text):
             return text
-        case ReplyDeferred(reason="covered", by=str(run)):
-            covering = await request.app[LOG].read_run(org, Position.parse(run), deltas=False)
-            return "".join(body.text for body in map(codec.decode, covering) if isinstance(body, ReplyCompleted))
-        case ReplyDeferred(message_id=str()):
-            return "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
+        case ReplyDeferred(message_id=str(), text=text):
+            return text or "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
         case ReplyDeferred():
             raise ApiError(409, "HELD", TAKEN_OVER)
         case ReplyFailed(code="TIMEOUT", detail=detail):

@@ -28,6 +28,7 @@ from edges.wire import SSE, Frame, Wire
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -99,9 +100,13 @@ def _render(event: Recorded) -> list[Frame]:
         case ReplyDelta(text=text) | MessageSent(text=text):
             return [_frame("token", content=text)]
         case ReplyRestarted(text=text):
-            return [_frame("restart"), *([_frame("token", content=text)] if text else [])]
-        case ReplyCompleted(message_id=message_id) | ReplyDeferred(message_id=str(message_id)):
+            return [_frame("restart"), *_token(text)]
+        case ReplyAwaited(interrupted=True):
+            return [_frame("restart")]
+        case ReplyCompleted(message_id=message_id):
             return [_frame("done", message_id=message_id)]
+        case ReplyDeferred(message_id=str(message_id), text=text):
+            return [*_token(text), _frame("done", message_id=message_id)]
         case ReplyFailed(detail=detail):
             return [_frame("error", detail=detail)]
         case ReplyCancelled():
@@ -109,6 +114,10 @@ def _render(event: Recorded) -> list[Frame]:
         case ReplyDeferred(reason=reason):
             return [_frame("error", detail=TAKEN_OVER if reason == "control" else ANSWERED_ELSEWHERE)]
     return []
+
+
+def _token(text: str) -> list[Frame]:
+    return [_frame("token", content=text)] if text else []
 
 
 STAFF = Dialect("staff", _render, retells=True)

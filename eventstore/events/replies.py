@@ -87,9 +87,13 @@ class ReplyCompleted(Body, frozen=True, kw_only=True, tag="reply.completed"):
 
 
 class ReplyAwaited(Body, frozen=True, kw_only=True, tag="reply.awaited"):
-    """A person holds the conversation and is to answer this message; after `deadline_s` the run ends without."""
+    """A person holds the conversation and is to answer this message; after `deadline_s` the run ends without.
+
+    `interrupted`: the assistant had begun to answer. What was shown of that is to be dropped.
+    """
 
     deadline_s: float
+    interrupted: bool = False
 
 
 class ReplyFailed(Body, frozen=True, kw_only=True, tag="reply.failed"):
@@ -104,12 +108,14 @@ class ReplyCancelled(Body, frozen=True, kw_only=True, tag="reply.cancelled"):
 class ReplyDeferred(Body, frozen=True, kw_only=True, tag="reply.deferred"):
     """No answer of its own: a person holds the conversation, another run's answer covers it, or nothing wants one.
 
-    `message_id` is the message that answers instead, where there is one: that person's, or the other run's.
+    `message_id` is the message that answers instead, where there is one: that person's, or the other run's. `text` is
+    what it says, where the run has not told it.
     """
 
     reason: Literal["control", "covered", "keyword", "nothing_open"]
     by: str | None = None
     message_id: str | None = None
+    text: Personal[str] = ""
 
 
 TYPES = (

@@ -11,15 +11,16 @@ from eventstore import codec
 from eventstore.append import Appended, HeldBy, Outcome
 from eventstore.events import TERMINAL_TYPES
 from eventstore.events.messages import MessageSent
-from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyStarted
+from eventstore.events.replies import ReplyAwaited, ReplyCompleted, ReplyDeferred, ReplyStarted
 from eventstore.events.runs import RunCancelRequested
 from eventstore.events.sms import SmsRequested, SmsStatusChanged, SmsStatusReported
 from eventstore.schema import Event, Position
 from projections import agent_messages
 from projections.agent_messages import AgentMessage, waiting_lane
+from projections.conversations import CONVERSATIONS
 from projections.engine import Engine
 from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says, workshop
-from workers.model import AssistantMessage, UserMessage
+from workers.model import AssistantMessage, TextDelta, UserMessage
 
 SOON_S = 0.15
 
@@ -98,7 +99,24 @@ async def test_a_message_that_was_answered_before_its_run_could_wait_for_that_do
     async with shop.worker(shop.services()):
         ended = await shop.seen.until_type("reply.deferred")
     assert ended.run == run
-    assert codec.decode(ended) == ReplyDeferred(reason="control", message_id="m-Berta here")
+    assert codec.decode(ended) == ReplyDeferred(reason="control", message_id="m-Berta here", text="Berta here")
+
+
+async def test_an_answer_that_a_person_breaks_off_is_left_to_that_person(shop: Workshop, engine: Engine) -> None:
+    run = await shop.say("Tell me a story")
+    model = ScriptedModel([TextDelta("Once upon"), asyncio.Event()])
+    async with shop.worker(shop.services(model=model)):
+        await shop.seen.until_type("reply.delta")
+        taken = await shop.take_control()
+        await shop.seen.until_type("reply.awaited")
+        assert isinstance(await say_as_agent(shop, engine, "Berta here"), Appended)
+        await until_ended(shop, run)
+    facts = await shop.log.read_run(ACME, run, taken)
+    assert [fact.type for fact in facts] == ["reply.awaited", "message.sent", "reply.deferred"]
+    assert shop.seen.bodies(ReplyAwaited) == [ReplyAwaited(deadline_s=120, interrupted=True)]
+    document = await (await engine.level(ACME, CONVERSATIONS)).get(ANN)
+    assert document is not None
+    assert (document.open_replies, document.awaited, document.unanswered) == ({}, (), ())
 
 
 async def test_only_the_holder_writes(shop: Workshop, engine: Engine) -> None:
@@ -133,7 +151,7 @@ async def test_when_the_person_leaves_one_answer_covers_the_runs_that_wait(shop:
     assert started.context_until == str(runs[-1])
     assert (
         shop.seen.bodies(ReplyDeferred)
-        == [ReplyDeferred(reason="covered", by=str(left), message_id=completed.message_id)] * 2
+        == [ReplyDeferred(reason="covered", by=str(left), message_id=completed.message_id, text="I am back")] * 2
     )
     assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * 2
 

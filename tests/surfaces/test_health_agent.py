@@ -17,6 +17,7 @@ import pytest
 from eventstore import codec, keys
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -373,7 +374,14 @@ async def test_a_restarted_answer_is_shown_from_its_finished_steps_on(quiet: Sta
         ([ReplyFailed(code="TIMEOUT", detail="no answer within 120 s")], ["error"], "TIMEOUT"),
         ([ReplyCancelled(reason="request")], ["error"], "CANCELLED"),
         ([ReplyDeferred(reason="control")], ["error"], "HELD"),
-        ([ReplyDeferred(reason="covered", by="1-0")], ["done"], None),
+        (
+            [
+                ReplyAwaited(deadline_s=120, interrupted=True),
+                ReplyDeferred(reason="covered", by="1-0", message_id="m", text="Ann is gone."),
+            ],
+            ["restart", "chunk", "text_done", "response_done", "done"],
+            None,
+        ),
         (
             [MessageSent(message_id="m", agent="7", text="Ann here."), ReplyDeferred(reason="control", message_id="m")],
             ["chunk", "text_done", "response_done", "done"],

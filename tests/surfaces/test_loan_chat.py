@@ -13,6 +13,7 @@ import pytest
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -249,7 +250,13 @@ async def test_a_restarted_answer_is_shown_from_its_finished_steps_on(quiet: Sta
         ([ReplyFailed(code="TIMEOUT", detail="no answer within 120 s")], [("error", "no answer within 120 s")]),
         ([ReplyCancelled(reason="request")], [("error", "the answer was cancelled")]),
         ([ReplyDeferred(reason="control")], [("error", TAKEN_OVER)]),
-        ([ReplyDeferred(reason="covered", by="1-0")], [("done", None)]),
+        (
+            [
+                ReplyAwaited(deadline_s=120, interrupted=True),
+                ReplyDeferred(reason="covered", by="1-0", message_id="m", text="Ann is gone."),
+            ],
+            [("restart", None), ("content", "Ann is gone."), ("done", None)],
+        ),
         (
             [MessageSent(message_id="m", agent="7", text="Ann here."), ReplyDeferred(reason="control", message_id="m")],
             [("content", "Ann here."), ("done", None)],

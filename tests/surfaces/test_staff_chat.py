@@ -19,6 +19,7 @@ from eventstore import codec, keys
 from eventstore.events.assistants import AssistantConfigured
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
+    ReplyAwaited,
     ReplyCancelled,
     ReplyCompleted,
     ReplyDeferred,
@@ -286,6 +287,23 @@ async def test_what_a_person_writes_is_the_content(quiet: Stack) -> None:
     assert [frame.data for frame in frames[1:]] == [
         {"type": "token", "content": "I am on it"},
         {"type": "done", "message_id": "m-7"},
+    ]
+
+
+async def test_an_answer_that_a_person_breaks_off_is_dropped_and_what_answers_instead_is_shown(quiet: Stack) -> None:
+    run = await run_of(
+        quiet,
+        ReplyDelta(attempt=1, index=0, text="Once up"),
+        ReplyAwaited(deadline_s=120, interrupted=True),
+        ReplyDeferred(reason="covered", by="1-0", message_id="m-8", text="The person is gone."),
+    )
+    async with quiet.open(f"/v1/runs/{run}/stream") as stream:
+        frames = await stream.rest()
+    assert [frame.data for frame in frames[1:]] == [
+        {"type": "token", "content": "Once up"},
+        {"type": "restart"},
+        {"type": "token", "content": "The person is gone."},
+        {"type": "done", "message_id": "m-8"},
     ]
 
 

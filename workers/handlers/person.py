@@ -40,10 +40,8 @@ async def _end(work: Work) -> Event:
     if await work.is_cancelled():
         return Event(ReplyCancelled(reason="request"), answering.ACTOR)
     since = await work.log.read_conversation(work.org, work.item.conversation, work.run)
-    if (written := answering.written_by_agent(since)) is not None:  # before anybody knew that this run would wait
-        return Event(ReplyDeferred(reason="control", message_id=written), answering.ACTOR)
-    if (by := answering.covering(since, work.run)) is not None:
-        return answering.covered(by)
+    if (ended := answering.answered_instead(since, work.run)) is not None:
+        return ended
     left_ms = work.item.position.ms + int(work.body.deadline_s * 1_000) - work.services.now_ms()
     if left_ms > 0:
         raise TooEarly("a person may still answer", left_ms)

@@ -27,10 +27,8 @@ async def handle(work: Work) -> Done:
     if message.keyword is not None:
         return deferred("keyword")
     since = await _settled(work) if message.channel in TEXT_CHANNELS else await _since(work)
-    if (by := answering.covering(since, work.run)) is not None:
-        return Done([answering.covered(by)])
-    if (written := answering.written_by_agent(since)) is not None:  # by one who has left again
-        return deferred("control", written)
+    if (ended := answering.answered_instead(since, work.run)) is not None:
+        return Done([ended])
     # Who sent a request waits for an answer of its own; messages that nobody waits for are answered together.
     is_request = message.fingerprint is not None
     until = work.item.position if is_request else latest_message(since, work.item.position)
@@ -38,10 +36,19 @@ async def handle(work: Work) -> Done:
 
 
 def _left_to_the_holder(work: Work, message: MessageReceived) -> Done:
-    """Somebody who chats is waiting on an open stream, and is to see there what the person writes."""
     if message.channel != "chat" or message.keyword is not None:
         return deferred("control")
-    awaited = ReplyAwaited(deadline_s=work.services.reply_deadline_s)
+    return _awaited(work, interrupted=False)
+
+
+def _overtaken(work: Work) -> Done:
+    assert isinstance(work.body, MessageReceived)
+    return _awaited(work, interrupted=True) if work.body.channel == "chat" else answering.overtaken(work)
+
+
+def _awaited(work: Work, *, interrupted: bool) -> Done:
+    """Somebody who chats is waiting on an open stream, and is to see there what the person writes."""
+    awaited = ReplyAwaited(deadline_s=work.services.reply_deadline_s, interrupted=interrupted)
     return Done([Event(awaited, answering.ACTOR, lane=waiting_lane(work.run))])
 
 
@@ -67,4 +74,4 @@ def latest_message(since: Sequence[Recorded], at_least: Position) -> Position:
     return max((event.position for event in since if event.type == "message.received"), default=at_least)
 
 
-HANDLER = Handler(MessageReceived, handle, answering.POLICY, answering.failed, answering.overtaken, answering.cancelled)
+HANDLER = Handler(MessageReceived, handle, answering.POLICY, answering.failed, _overtaken, answering.cancelled)
