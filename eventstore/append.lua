@@ -8,7 +8,8 @@
 --      1 the conversation that is ('' = none)   2 expected version: '' | number | 'exists' | 'absent'
 --      3 control epoch this writer began with ('' = not fenced)   4 control: '' | take | release | holds   5 agent
 --      6 lane token ('' = no lane held)   7 owner   8 held lane   9 queue head that is being handled
---      10 what becomes of the held lane: '' | finish | retry | park | release   11 retry delay_ms   12 lease_ms
+--      10 what becomes of the held lane: '' | finish | retry | park | release, or of a parked one, which nobody holds
+--      (6 is ''; 9 is the item at which it stopped): redrive | drop   11 retry delay_ms   12 lease_ms
 --      13 delta sequence ('' = none)
 --
 -- Replies: {OK|DUPLICATE, positions, first_number, versions, next_position, next_fields, next_epoch, next_holder, epoch}
@@ -32,6 +33,7 @@ local guards = 9 + 10 * n_events + 2 * n_addresses
 local function guard(i) return ARGV[guards + i] or '' end
 local guarded, expected, epoch, control, agent = guard(1), guard(2), guard(3), guard(4), guard(5)
 local token, lane, head, outcome, delta_seq = guard(6), guard(8), guard(9), guard(10), guard(13)
+local unparks = outcome == 'redrive' or outcome == 'drop'
 
 -- 1. The same input again gets the original answer, whatever has happened since.
 if key ~= '' then
@@ -54,6 +56,11 @@ if token ~= '' then
   end
 end
 
+if unparks then -- somebody decides about the item that was looked at, and about no later one
+  local stopped = call('HGET', held, 's') == 'parked' and call('LINDEX', queue, 0) or ''
+  if stopped ~= head then return {'FENCED', 'parked', stopped} end
+end
+
 local actual, last, holder, current_epoch = 0, '', '', '0'
 if guarded ~= '' then
   local record = call('HMGET', record_of(guarded), 'v', 'id', 'ch', 'ce')
@@ -73,7 +80,7 @@ end
 
 -- 4. Back-pressure holds back inputs, never the results of work that was accepted.
 local cap, work_cap = tonumber(ARGV[5]), tonumber(ARGV[6])
-if cap > 0 and token == '' and n_events > 0 then
+if cap > 0 and token == '' and not unparks and n_events > 0 then
   local length = call('XLEN', KEYS[1])
   if length >= cap then return {'BACKLOG', int(length)} end
 end
@@ -173,9 +180,15 @@ if control == 'take' or control == 'release' then
   call('HSET', record_of(guarded), 'ch', control == 'take' and agent or '', 'ce', current_epoch)
 end
 
--- 6. The held lane: next item, a retry later, parked, or handed back.
+-- 6. The lane: next item, a retry later, parked, handed back, or set going again.
 local next_position, next_fields, next_epoch, next_holder = '', {}, '0', ''
-if outcome ~= '' then
+if unparks then
+  call('HSET', held, 's', '', 'a', '0')
+  if outcome == 'drop' then call('HSET', held, 'd', head) end -- whoever takes it next gives this item up
+  call('ZREM', prefix .. 'parked', lane)
+  call('ZREM', shard .. 'parked', org .. '|' .. lane)
+  ring(lane)
+elseif outcome ~= '' then
   if outcome == 'finish' and call('LPOP', queue) then queued = queued - 1 end
   local upcoming = call('LINDEX', queue, 0)
   if outcome == 'finish' and upcoming then
@@ -203,8 +216,9 @@ if outcome ~= '' then
       call('HSET', held, 'o', '', 'x', '0', 'w', '')
       call('ZADD', shard .. 'delay', int(now + tonumber(guard(11))), org .. '|' .. lane)
     elseif outcome == 'park' then
-      call('HSET', held, 'o', '', 'x', '0', 'w', '', 's', 'parked')
-      call('HSET', prefix .. 'parked', lane, upcoming)
+      call('HSET', held, 'o', '', 'x', '0', 'w', '', 's', 'parked', 'p', positions[n_events] or '')
+      call('ZADD', prefix .. 'parked', int(now), lane)
+      call('ZADD', shard .. 'parked', int(now), org .. '|' .. lane)
     else
       local attempts = tonumber(call('HGET', held, 'a') or '1')
       call('HSET', held, 'o', '', 'x', '0', 'a', int(math.max(0, attempts - 1)))
@@ -213,7 +227,9 @@ if outcome ~= '' then
   end
 end
 
-if queued ~= 0 then call('HINCRBY', meta, 'q', int(queued)) end -- work that was accepted and is not finished
+if queued ~= 0 and call('HINCRBY', meta, 'q', int(queued)) < 0 then -- work that was accepted and is not finished
+  call('HSET', meta, 'q', '0') -- the count was lost: too low until all is finished, never below what is there
+end
 
 local ids, numbers = table.concat(positions, ' '), int(first_number)
 local seen_versions = table.concat(versions, ' ')

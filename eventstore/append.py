@@ -47,9 +47,10 @@ class Held(NamedTuple):
 
 
 class Disposal(NamedTuple):
-    """What becomes of the held lane in the same step as the append."""
+    """What becomes of the held lane in the same step as the append. Only a parked lane, which nobody holds, is redriven;
+    `drop` is the same with its first item marked to be given up."""
 
-    kind: Literal["finish", "retry", "park", "release"]
+    kind: Literal["finish", "retry", "park", "release", "redrive", "drop"]
     delay_ms: int = 0
     lease_ms: int = 5_000
 
@@ -129,9 +130,10 @@ class KeyReused(NamedTuple):
 
 
 class Fenced(NamedTuple):
-    """The writer is no longer entitled: it lost its lane, its item is done, or a person took the conversation."""
+    """The writer is no longer entitled: it lost its lane, its item is done, a person took the conversation, or the lane
+    is not parked at that item (`detail`: at which it is)."""
 
-    why: Literal["lane", "head", "control"]
+    why: Literal["lane", "head", "control", "parked"]
     detail: str
 
 

@@ -1,15 +1,15 @@
--- Operations on one lane that append nothing: take, renew, postpone, due, redrive. Giving a lane back with events is
--- part of append.lua.
+-- Operations on one lane that append nothing: take, renew, postpone, due. Giving a lane back with events, and setting a
+-- parked one going again, is part of append.lua.
 --
--- KEYS 1 record  2 queue  3 work  4 delay  5 meta  6 log  7 parked
+-- KEYS 1 record  2 queue  3 work  4 delay  5 meta  6 log
 -- ARGV 1 operation  2 now_ms ('' = server time)  3 organization  4 lane  5 owner  6 token  7 lease_ms
 --      8 doorbell the worker answers ('' = none)  9 conversation key prefix  10 pause_ms
 --
--- Replies: take    {OK, token, position, attempts, fields, epoch, holder} {EMPTY} {PARKED} {BUSY, owner, ms_left} {STALE}
+-- Replies: take    {OK, token, position, attempts, fields, epoch, holder, dropped} {EMPTY} {PARKED}
+--                  {BUSY, owner, ms_left} {STALE}
 --          renew   {OK, epoch, holder} {FENCED, owner}
 --          postpone {OK} {FENCED, owner}
 --          due     {OK} {EMPTY}
---          redrive {OK} {NOTPARKED}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
 local call = redis.call
@@ -24,7 +24,7 @@ else
   now = tonumber(ARGV[2])
 end
 
-local record = call('HMGET', KEYS[1], 't', 'o', 'x', 'a', 's', 'w')
+local record = call('HMGET', KEYS[1], 't', 'o', 'x', 'a', 's', 'w', 'd')
 local doorbell = record[6] or ''
 
 local function silence(entry)
@@ -49,6 +49,16 @@ local function control(position) -- who speaks in the conversation that the item
   return entry[2], '0', ''
 end
 
+local function next_token() -- never used twice, even after the lane's record is gone
+  local following = call('HINCRBY', KEYS[5], 'tk', 1)
+  if following > 1 then return int(following) end
+  -- The first one, or the counter was lost: the microseconds of now are more than were ever given out.
+  local latest = call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
+  following = math.max(now, latest and tonumber(string.match(latest[1], '^%d+')) or 0) * 1000
+  call('HSET', KEYS[5], 'tk', int(following))
+  return int(following)
+end
+
 if operation == 'take' then
   local answered = ARGV[8]
   if answered ~= '' and doorbell ~= answered then -- an old bell: the lane has a newer one, or waits, or is done
@@ -68,10 +78,10 @@ if operation == 'take' then
   end
   if doorbell == '' then ring() end
   local attempts = int(tonumber(record[4] or '0') + 1)
-  local new_token = int(call('HINCRBY', KEYS[5], 'tk', 1)) -- never used twice, even after the lane's record is gone
+  local new_token = next_token()
   call('HSET', KEYS[1], 't', new_token, 'o', owner, 'x', int(now + tonumber(ARGV[7])), 'a', attempts, 'ds', '0')
   local fields, epoch, holder = control(position)
-  return {'OK', new_token, position, attempts, fields, epoch, holder}
+  return {'OK', new_token, position, attempts, fields, epoch, holder, record[7] == position and 1 or 0}
 end
 
 if operation == 'renew' then
@@ -97,11 +107,4 @@ if operation == 'due' then
   return {'OK'}
 end
 
-if operation == 'redrive' then
-  if record[5] ~= 'parked' then return {'NOTPARKED'} end
-  call('HSET', KEYS[1], 's', '', 'a', '0')
-  call('HDEL', KEYS[7], lane)
-  if call('LLEN', KEYS[2]) > 0 then ring() else call('DEL', KEYS[1]) end
-  return {'OK'}
-end
 return redis.error_reply('unknown operation ' .. operation)

@@ -6,6 +6,7 @@ script refuses a stale one. Finishing, retrying and parking are part of the appe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,8 +17,11 @@ from eventstore.errors import CommandFailed, StoreError
 from eventstore.schema import OrgId, Position, Recorded
 
 LANES = load_script("lanes.lua")
+FORGET = load_script("forget.lua")
 
 LEASE_MS = 5_000
+FORGET_MS = 600_000
+"""A worker reads every second: one that has not for so long is dead, or has been stopped."""
 ALL_SHARDS = range(keys.SHARDS)
 
 
@@ -30,7 +34,8 @@ class Doorbell(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A lane in hand. `attempts` counts this one; `event` is None if the log no longer holds the item."""
+    """A lane in hand. `attempts` counts this one; `event` is None if the log no longer holds the item; an item that
+    `is_dropped` is to be given up."""
 
     held: Held
     position: Position
@@ -38,6 +43,7 @@ class Taken(NamedTuple):
     event: Recorded | None
     epoch: int
     holder: str
+    is_dropped: bool = False
 
 
 class Busy(NamedTuple):
@@ -56,6 +62,13 @@ class Renewed(NamedTuple):
 
     epoch: int
     holder: str
+
+
+class Parked(NamedTuple):
+    """Lanes of all organizations that wait for a person: how many, and since when the oldest does."""
+
+    lanes: int
+    oldest_ms: int | None
 
 
 class Lost(NamedTuple):
@@ -90,6 +103,10 @@ class Lanes:
             except CommandFailed as error:
                 if not str(error).startswith("BUSYGROUP"):
                     raise
+
+    async def forget_dead(self, silent_ms: int = FORGET_MS) -> int:
+        """Removes workers of earlier lives from the group once nothing is left in their name; returns how many."""
+        return sum([int(await self._pipe.run(FORGET, [keys.work(shard)], [silent_ms])) for shard in self._shards])
 
     async def wait(self, blocking: Pipe, *, count: int, block_ms: int | None) -> list[Doorbell]:
         """Doorbells nobody has answered yet; `blocking` is a pipe that nothing else uses."""
@@ -128,11 +145,11 @@ class Lanes:
     async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
         reply = await self._run(org, lane, "take", doorbell=doorbell)
         match reply:
-            case [b"OK", token, position, attempts, fields, epoch, holder]:
+            case [b"OK", token, position, attempts, fields, epoch, holder, dropped]:
                 at = Position.parse(position)
                 held = Held(lane, self.owner, token.decode(), at)
                 event = codec.recorded(org, position, fields) if fields else None
-                return Taken(held, at, int(attempts), event, int(epoch), holder.decode())
+                return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
             case [b"BUSY", owner, left]:
                 return Busy(owner.decode(), int(left))
             case [why]:
@@ -150,14 +167,12 @@ class Lanes:
         reply = await self._run(org, held.lane, "postpone", token=held.token, pause_ms=pause_ms)
         return None if reply[0] == b"OK" else Lost(reply[1].decode())
 
-    async def redrive(self, org: OrgId, lane: str) -> bool:
-        """Sets a parked lane going again from the item it was parked on; False if it is not parked."""
-        return bool((await self._run(org, lane, "redrive"))[0] == b"OK")
-
-    async def parked(self, org: OrgId) -> dict[str, Position]:
-        """Parked lanes and the items they stopped at."""
-        reply = await self._pipe.call("HGETALL", keys.of(org).parked)
-        return {lane.decode(): Position.parse(item) for lane, item in zip(reply[::2], reply[1::2], strict=True)}
+    async def parked(self) -> Parked:
+        """Of this worker's shards."""
+        names = [keys.parked(shard) for shard in self._shards]
+        counts = await asyncio.gather(*(self._pipe.call("ZCARD", name) for name in names))
+        firsts = await asyncio.gather(*(self._pipe.call("ZRANGE", name, 0, 0, "WITHSCORES") for name in names))
+        return Parked(sum(counts), min((int(float(first[1])) for first in firsts if first), default=None))
 
     async def _run(
         self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "", pause_ms: int = 0
@@ -166,7 +181,7 @@ class Lanes:
         record, queue = own.lane(lane)
         return await self._pipe.run(
             LANES,
-            [record, queue, own.work, own.delay, own.meta, own.log, own.parked],
+            [record, queue, own.work, own.delay, own.meta, own.log],
             [
                 operation,
                 self._now_ms() if self._now_ms else "",

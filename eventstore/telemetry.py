@@ -31,6 +31,11 @@ CATCH_UP_PAGES = Counter(
 )
 RING_HITS = Counter("trunkline_ring_hits_total", "Times a subscriber that was behind was served from memory.")
 GAPS = Counter("trunkline_gaps_total", "Gap frames by reason. `ahead`: a Redis came back shorter.", ["reason"])
+CONSUMER_LAG = Gauge(
+    "trunkline_consumer_lag_events",
+    "Facts not acknowledged yet by the durable consumer furthest behind, of those connected here. Rising: it is too "
+    "slow, or does not acknowledge; `GET /v1/consumers` tells which one.",
+)
 SLOW_CUTS = Counter("trunkline_slow_cuts_total", "Streams cut because the client read nothing for a minute.")
 RELOADS = Counter("trunkline_tailer_reconnects_total", "Times the tailer lost Redis and checked the log again.")
 
@@ -46,6 +51,14 @@ WORK_ITEMS = Counter(
 )
 WORK_SECONDS = Histogram("trunkline_work_seconds", "Time an item was being handled.", ["handler"], buckets=SLOW)
 LANES_PARKED = Counter("trunkline_lanes_parked_total", "Lanes parked after too many attempts.")
+PARKED_LANES = Gauge(
+    "trunkline_parked_lanes",
+    "Lanes that wait for a person, of all organizations in the worker's shards. Above 0: `trunkline park ORG` tells "
+    "why they stopped; mend that, then `redrive` them, or `drop` what never can be done.",
+)
+PARKED_OLDEST_SECONDS = Gauge(
+    "trunkline_parked_oldest_seconds", "How long the oldest of these lanes has been waiting; 0 when there is none."
+)
 EFFECTS = Counter("trunkline_effects_total", "Calls to the outside by effect and outcome.", ["effect", "outcome"])
 FIRST_TOKEN_SECONDS = Histogram(
     "trunkline_model_first_token_seconds", "Time from a model call to its first token.", buckets=SLOW

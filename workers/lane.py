@@ -16,6 +16,7 @@ from eventstore.events.work import WorkFailed, WorkParked
 from eventstore.lanes import Busy, Doorbell, Lanes, Taken
 from eventstore.schema import Event, UnknownEvent
 from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
+from workers.endings import end_of
 from workers.errors import Cancelled, LaneLost, Overtaken, Stopped, TooEarly, TryAgain
 from workers.interruption import Interruption
 from workers.work import Done, Handler, Services, Work
@@ -106,9 +107,13 @@ class Lane:
         if item.event is None:
             return await self._give_up_unread(held, item, "the log no longer holds this event")
         handler, body = self._handlers.get(item.event.type), codec.decode(item.event)
-        if handler is None or isinstance(body, UnknownEvent):
-            return await self._give_up_unread(held, item, f"nothing handles {item.event.type} as it is stored")
+        unread = handler is None or isinstance(body, UnknownEvent)
         work = Work(self._services, self.org, held, item.event, body, item)
+        if isinstance(item, Taken) and item.is_dropped:
+            return await self._drop(work, None if unread else handler)
+        if handler is None or unread:  # perhaps a newer worker can: it is not ours to throw away
+            await self._park(work, "none", f"nothing here handles {item.event.type} as it is stored")
+            return None
         if handler.policy.is_overdrawn(work.attempts):
             return await self._exhaust(work, handler, "earlier attempts ended without a word")
         self._epoch, self._yields = work.epoch, handler.overtaken is not None
@@ -172,17 +177,30 @@ class Lane:
         return None
 
     async def _exhaust(self, work: Work, handler: Handler, error: str) -> NextItem | None:
-        item = str(work.item.position)
         if handler.policy.on_exhausted == "park":
-            parked = Event(WorkParked(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
-            await work.dispose(Done([parked]), Disposal("park"))
-            WORK_ITEMS.labels(handler.name, "parked").inc()
-            LANES_PARKED.inc()
+            await self._park(work, handler.name, error)
             return None
+        item = str(work.item.position)
         failed = Event(WorkFailed(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
         last_words = await handler.failed(work, error)
         following = await work.dispose(Done([*last_words, failed]), Disposal("finish", lease_ms=self._lanes.lease_ms))
         WORK_ITEMS.labels(handler.name, "failed").inc()
+        return following
+
+    async def _park(self, work: Work, handler: str, error: str) -> None:
+        """The lane waits for a person; what comes for it meanwhile queues behind the item."""
+        item = str(work.item.position)
+        self._log.error("lane parked", position=item, why=error)
+        parked = Event(WorkParked(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
+        await work.dispose(Done([parked]), Disposal("park"))
+        WORK_ITEMS.labels(handler, "parked").inc()
+        LANES_PARKED.inc()
+
+    async def _drop(self, work: Work, handler: Handler | None) -> NextItem | None:
+        """A person has given the item up: its run ends as after a last attempt, and the lane goes on."""
+        last_words = await handler.failed(work, "dropped by a person") if handler else end_of(work.item)
+        following = await work.dispose(Done(last_words), Disposal("finish", lease_ms=self._lanes.lease_ms))
+        WORK_ITEMS.labels(handler.name if handler else "none", "dropped").inc()
         return following
 
     async def _give_up_unread(self, held: Held, item: Item, error: str) -> NextItem | None:

@@ -18,7 +18,7 @@ from eventstore.keys import SHARDS
 from eventstore.lanes import Busy, Doorbell, Lanes, Lost, Renewed
 from eventstore.presence import Presence
 from eventstore.schema import OrgId
-from eventstore.telemetry import LANES_ACTIVE
+from eventstore.telemetry import LANES_ACTIVE, PARKED_LANES, PARKED_OLDEST_SECONDS
 from workers.handlers import HANDLERS
 from workers.lane import Lane
 from workers.work import Handler, Services
@@ -38,6 +38,7 @@ class Pace(NamedTuple):
     sweep_s: float = 0.7
     renew_s: float = 0.5
     beat_s: float = 3.0
+    tidy_s: float = 10.0
     grace_s: float = 5.0
     reconnect_s: float = 0.2
     reconnect_cap_s: float = 5.0
@@ -88,7 +89,10 @@ class Runner:
         """Until `stop`, and until every lane is finished or handed back."""
         await self._join()
         async with asyncio.TaskGroup() as attendants:
-            background = [attendants.create_task(self._renew(), name="renew")]
+            background = [
+                attendants.create_task(self._renew(), name="renew"),
+                attendants.create_task(self._tidy(), name="tidy"),
+            ]
             if self._presence is not None:
                 background.append(attendants.create_task(self._beat(self._presence), name="beat"))
             async with self._group:
@@ -154,6 +158,20 @@ class Runner:
             except StoreError as error:
                 logger.warning("no sign of life left", error=str(error))
             await asyncio.sleep(self._pace.beat_s)
+
+    async def _tidy(self) -> None:
+        """Forgets workers that are long dead, and counts what waits for a person."""
+        while True:
+            await asyncio.sleep(self._pace.tidy_s)
+            try:
+                await self._lanes.forget_dead()
+                parked = await self._lanes.parked()
+            except StoreError as error:
+                logger.warning("not tidied up", error=str(error))
+                continue
+            PARKED_LANES.set(parked.lanes)
+            waiting_ms = self._services.now_ms() - parked.oldest_ms if parked.oldest_ms is not None else 0
+            PARKED_OLDEST_SECONDS.set(max(0, waiting_ms) / 1_000)
 
     async def _end(self) -> None:
         """After `stop`: handlers get `grace_s`, then their lanes go to other workers at once."""

@@ -14,7 +14,7 @@ from eventstore.lanes import Taken
 from eventstore.limits import Communication
 from eventstore.log import Log
 from eventstore.provider_settings import Providers
-from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded
+from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
 from projections.callback_urls import Allowed
 from projections.engine import Engine
 from workers import callbacks
@@ -93,7 +93,13 @@ class Work:
     """
 
     def __init__(
-        self, services: Services, org: OrgId, held: Held, item: Recorded, body: Body, taken: Taken | NextItem
+        self,
+        services: Services,
+        org: OrgId,
+        held: Held,
+        item: Recorded,
+        body: Body | UnknownEvent,
+        taken: Taken | NextItem,
     ) -> None:
         self.services = services
         self.org = org

@@ -1,4 +1,4 @@
-"""Work that could not be done: parked with its lane, redriven by a person, or given up."""
+"""Work that could not be done: parked with its lane, redriven or dropped by a person, or given up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ class WorkParked(Body, frozen=True, kw_only=True, tag="work.parked"):
 
 
 class WorkRedriven(Body, frozen=True, kw_only=True, tag="work.redriven"):
+    """A person has set the lane going again at the item; the actor says who."""
+
     lane: str
+    item: str | None = None
+
+
+class WorkDropped(Body, frozen=True, kw_only=True, tag="work.dropped"):
+    """A person has given the item up. Its run ends next, and then the lane goes on."""
+
+    lane: str
+    item: str
 
 
 class WorkFailed(Body, frozen=True, kw_only=True, tag="work.failed"):
@@ -23,4 +33,4 @@ class WorkFailed(Body, frozen=True, kw_only=True, tag="work.failed"):
     error: str
 
 
-TYPES = (WorkParked, WorkRedriven, WorkFailed)
+TYPES = (WorkParked, WorkRedriven, WorkDropped, WorkFailed)

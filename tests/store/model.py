@@ -48,6 +48,7 @@ class Lane:
     sequence: int = 0
     doorbell: int = 0
     parked: bool = False
+    dropped: Position | None = None
 
 
 class ModelStore:
@@ -79,7 +80,9 @@ class ModelStore:
             return original if fingerprint == key.fingerprint else KeyReused()
         lane = self.lanes.get(held.lane) if held else None
         guarded = self._guarded(request)
-        refusal = self._fence(held, lane) or self._guard(request, guarded)
+        unparks = request.disposal is not None and request.disposal.kind in ("redrive", "drop")
+        refusal = self._stopped(held, lane) if held and unparks else self._fence(held, lane)
+        refusal = refusal or self._guard(request, guarded)
         if refusal is not None:
             return refusal
         if request.events and held is None and 0 < self.max_facts <= len(self.facts):
@@ -110,6 +113,10 @@ class ModelStore:
         if held.sequence is not None and held.sequence <= lane.sequence:
             return Duplicate([], 0, [])
         return None
+
+    def _stopped(self, held: Held, lane: Lane | None) -> Outcome | None:
+        at = lane.queue[0] if lane is not None and lane.parked else None
+        return None if at is not None and at == held.head else Fenced("parked", str(at or ""))
 
     def _guarded(self, request: Append) -> Conversation:
         named = request.conversation or next((e.conversation for e in request.events if e.conversation), None)
@@ -169,6 +176,11 @@ class ModelStore:
         return guarded.epoch
 
     def _dispose(self, name: str, lane: Lane, disposal: Disposal, now: int) -> NextItem | None:
+        if disposal.kind in ("redrive", "drop"):
+            lane.parked, lane.attempts = False, 0
+            lane.dropped = lane.queue[0] if disposal.kind == "drop" else lane.dropped
+            self._ring(name, lane)
+            return None
         if disposal.kind == "finish":
             self.finished.setdefault(name, []).append(lane.queue.pop(0))
             if lane.queue:
@@ -211,13 +223,14 @@ class ModelStore:
             return Busy(lane.owner, lane.expires - now)
         if not lane.doorbell:
             self._ring(name, lane)
-        self._tokens += 1
+        self._tokens = self._tokens + 1 if self._tokens else max(now, self.facts[-1].position.ms) * 1_000
         lane.token, lane.owner, lane.expires = str(self._tokens), owner, now + self.lease_ms
         lane.attempts, lane.sequence = lane.attempts + 1, 0
         event = self._at(lane.queue[0])
         speaks = self._speaks(event)
         held = Held(name, owner, lane.token, lane.queue[0])
-        return Taken(held, lane.queue[0], lane.attempts, event, speaks.epoch, speaks.holder)
+        dropped = lane.dropped == lane.queue[0]
+        return Taken(held, lane.queue[0], lane.attempts, event, speaks.epoch, speaks.holder, dropped)
 
     def renew(self, held: Held, owner: str, now: int) -> Renewed | Lost:
         lane = self.lanes.get(held.lane, Lane())
@@ -233,14 +246,6 @@ class ModelStore:
             del self.delayed[name]
             self._ring(name, self.lanes.setdefault(name, Lane()))
         return len(due)
-
-    def redrive(self, name: str) -> bool:
-        lane = self.lanes.get(name)
-        if lane is None or not lane.parked:
-            return False
-        lane.parked, lane.attempts = False, 0
-        self._ring(name, lane)
-        return True
 
     def parked(self) -> dict[str, Position]:
         return {name: lane.queue[0] for name, lane in self.lanes.items() if lane.parked}

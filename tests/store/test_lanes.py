@@ -15,10 +15,12 @@ from eventstore.append import (
     Disposal,
     Duplicate,
     Fenced,
+    Held,
     NextItem,
     Outcome,
 )
-from eventstore.lanes import LEASE_MS, Busy, Doorbell, Lost, NothingToTake, Renewed, Taken
+from eventstore.lanes import LEASE_MS, Busy, Doorbell, Lost, NothingToTake, Parked, Renewed, Taken
+from eventstore.log import Log
 from eventstore.schema import Event, Position
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
@@ -405,13 +407,15 @@ async def test_a_parked_lane_is_listed_and_nothing_overtakes_its_item(store: Sto
     bell = await ring(store)
     lane = await take(store, doorbell=bell.entry)
     written(await store.end(lane.held, "park", fact(text="gave up")))
-    assert await store.lanes().parked(ACME) == {"l": first}
+    assert await store.parked() == ["l"]
+    assert await store.lanes().parked() == Parked(1, store.clock())
     assert await store.doorbells() == []
     await store.write(fact(lane="l"))
     assert await store.doorbells() == []
     assert await store.lanes().take(ACME, "l", bell.entry) == NothingToTake("parked")
     assert await store.lanes().take(ACME, "l") == NothingToTake("parked")
     assert await store.append(fact(), held=lane.held) == Fenced("lane", "")
+    assert (await store.queue("l"))[0] == first
     assert len(await store.queue("l")) == 2
 
 
@@ -423,19 +427,100 @@ async def test_redriving_starts_again_at_the_parked_item_with_a_fresh_count(stor
     lane = await take(store, owner="worker-2")
     assert lane.attempts == 2
     written(await store.end(lane.held, "park"))
-    assert await store.lanes().redrive(ACME, "l") is True
-    assert await store.lanes().parked(ACME) == {}
+    written(await store.unpark("redrive", first, fact(text="again")))
+    assert await store.parked() == []
+    assert await store.lanes().parked() == Parked(0, None)
     assert await store.doorbells() == ["l"]
     again = await take(store)
-    assert (again.position, again.attempts) == (first, 1)
+    assert (again.position, again.attempts, again.is_dropped) == (first, 1, False)
 
 
-async def test_only_a_parked_lane_can_be_redriven(store: Store) -> None:
-    await store.write(fact(lane="l"))
+async def test_a_dropped_item_is_handed_out_to_be_given_up_and_no_later_one_is(store: Store) -> None:
+    first, second = (await store.write(fact(lane="l"), fact(lane="l"))).positions
+    written(await store.end((await take(store)).held, "park"))
+    written(await store.unpark("drop", first))
+    assert await store.parked() == []
+    assert await store.doorbells() == ["l"]
+    lane = await take(store)
+    assert (lane.position, lane.is_dropped) == (first, True)
+    written(await store.end(lane.held, "release"))
+    lane = await take(store, owner="worker-2")
+    assert (lane.position, lane.is_dropped) == (first, True), "it stays dropped until it is given up"
+    item = next_item(await finish(store, lane))
+    written(await store.end(lane.held._replace(head=item.position), "release"))
+    lane = await take(store)
+    assert (lane.position, lane.is_dropped) == (second, False)
+
+
+async def test_only_a_lane_parked_at_that_item_is_set_going_again(store: Store) -> None:
+    first, second = (await store.write(fact(lane="l"), fact(lane="l"))).positions
     before = await store.state()
-    assert await store.lanes().redrive(ACME, "l") is False
-    assert await store.lanes().redrive(ACME, "never-used") is False
+    for kind in ("redrive", "drop"):
+        assert await store.unpark(kind, first) == Fenced("parked", "")
+        assert await store.unpark(kind, first, lane="never-used") == Fenced("parked", "")
     assert await store.state() == before
+    written(await store.end((await take(store)).held, "park"))
+    before = await store.state()
+    for kind in ("redrive", "drop"):
+        assert await store.unpark(kind, second) == Fenced("parked", str(first))
+    assert await store.state() == before
+
+
+async def test_deciding_about_parked_work_is_not_held_back_at_the_cap(store: Store) -> None:
+    first = (await store.write(fact(lane="l"))).positions[0]
+    written(await store.end((await take(store)).held, "park"))
+    full = Log(store.pipe, max_facts=1, now_ms=store.clock)
+    redriven = Append(events=[fact()], held=Held("l", "", "", first), disposal=Disposal("redrive"))
+    assert isinstance(await full.append(ACME, redriven), Appended)
+
+
+# What was lost
+
+
+async def test_no_token_is_given_out_twice_when_the_counter_was_lost(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="m"))
+    tokens = [int((await take(store, lane)).held.token) for lane in ("l", "m")]
+    for step_ms in (1, -2, 1):  # the server's clock may step back, too
+        store.clock.advance(2)
+        await store.write(fact())
+        await store.pipe.call("DEL", store.keys.meta)
+        store.clock.advance(step_ms)
+        tokens += [int((await take(store, lane)).held.token) for lane in ("l", "m")]
+    assert tokens == sorted(set(tokens))
+    lane = await take(store)
+    assert await store.append(fact(), held=lane.held._replace(token=str(tokens[0]))) == Fenced("lane", "worker-1")
+    await finish(store, lane, fact())
+    await finish(store, await take(store, "m"))
+
+
+async def test_the_count_of_unfinished_work_finds_its_way_back_after_a_loss(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"), fact(lane="m"))
+    await store.pipe.call("DEL", store.keys.meta)
+    lane = await take(store)
+    item = next_item(await finish(store, lane))
+    await finish(store, lane._replace(held=lane.held._replace(head=item.position)))
+    assert await store.pipe.call("HGET", store.keys.meta, "q") == b"0"
+    await store.write(fact(lane="l"))
+    await finish(store, await take(store))
+    await finish(store, await take(store, "m"))  # now the count fits again, and so do the doorbells
+
+
+# The group
+
+
+async def test_a_worker_that_is_long_dead_is_forgotten_unless_something_is_left_in_its_name(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    await ring(store, "holds-a-doorbell")
+    await store.write(fact(lane="m"))
+    bell = await ring(store, "dead")
+    await finish(store, await take(store, "m", "dead", bell.entry))
+    assert await store.lanes("alive").forget_dead(silent_ms=60_000) == 0
+    assert await store.lanes("alive").forget_dead(silent_ms=0) == 1
+    [left] = await store.pipe.call("XINFO", "CONSUMERS", store.keys.work, "workers")
+    assert left[1] == b"holds-a-doorbell"
+    await store.write(fact(lane="m"))
+    bell = await ring(store, "dead")
+    assert bell.lane == "m", "who was only asleep joins again by reading"
 
 
 # Workers that die

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -98,6 +98,10 @@ class Backend:
         """(entry, lane) in the order they rang."""
         entries = await self.pipe.call("XRANGE", keys.of(ACME).work, "-", "+")
         return [(entry.decode(), fields[3].decode()) for entry, fields in entries]
+
+
+async def count_parked(lanes: Lanes) -> int:
+    return (await lanes.parked()).lanes
 
 
 class Histories(RuleBasedStateMachine):
@@ -291,9 +295,13 @@ class Histories(RuleBasedStateMachine):
         events = [self.event(each, place) for place, each in enumerate(plan)]
         self.append(Append(events=events, held=held, disposal=disposal, idempotency=idempotency, epoch=epoch))
 
-    @rule(lane=lanes)
-    def redrive(self, lane: str) -> None:
-        self.agree(self.model.redrive(lane), lambda backend: backend.lanes[DRAIN].redrive(ACME, lane))
+    @rule(lane=lanes, kind=st.sampled_from(["redrive", "drop"]), plan=st.lists(plans, max_size=1), stale=st.booleans())
+    def unpark(self, lane: str, kind: Literal["redrive", "drop"], plan: list[EventPlan], stale: bool) -> None:
+        head = self.model.parked().get(lane)
+        if stale or head is None:
+            head = next((event.position for event in self.model.facts), Position(1, 0))
+        events = [self.event(each, place) for place, each in enumerate(plan)]
+        self.append(Append(events=events, held=Held(lane, "", "", head), disposal=Disposal(kind)))
 
     @rule(ms=st.sampled_from([1, LEASE_MS - 1, LEASE_MS, 60_000, -1, -60_000]))
     def let_time_pass(self, ms: int) -> None:
@@ -329,7 +337,7 @@ class Histories(RuleBasedStateMachine):
             self.agree(own, lambda backend: backend.log.read_conversation(ACME, at))  # noqa: B023 - called at once
             self.agree(conversation.version, lambda backend: backend.log.version(ACME, at))  # noqa: B023
             self.agree(self.model.addresses.get(name), lambda backend: backend.log.address(ACME, at))  # noqa: B023
-        self.agree(self.model.parked(), lambda backend: backend.lanes[DRAIN].parked(ACME))
+        self.agree(len(self.model.parked()), lambda backend: count_parked(backend.lanes[DRAIN]))
         fake, real = self.on_each(comparable_state)
         assert fake == real
         self.on_each(lambda backend: assert_invariants(backend.pipe, ACME))
@@ -338,7 +346,7 @@ class Histories(RuleBasedStateMachine):
         """Every item that was ever queued is finished, once, in the order of the log."""
         self.clock.ms = max(self.clock.ms, *[event.position.ms for event in self.model.facts], 0) + 3_600_000
         for lane in list(self.model.parked()):
-            self.redrive(lane)
+            self.unpark(lane, "redrive", [], False)
         self.wake_due()
         for lane in list(self.model.lanes):
             for _ in range(2 * MAX_FACTS):

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventstore import keys
+from eventstore import codec, keys
+from eventstore.append import Fenced
 from eventstore.events.custom import Custom
+from eventstore.events.messages import MessageReceived
 from eventstore.events.work import WorkFailed, WorkParked
-from eventstore.schema import Event
+from eventstore.parked import ParkedWork
+from eventstore.schema import Event, Recorded
 from tests.support.small_handlers import AT_ONCE, did, done, echo, handler, text_of
 from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
 from workers.errors import TryAgain
@@ -52,14 +55,50 @@ async def test_parked_work_goes_on_in_order_once_redriven(shop: Workshop) -> Non
             raise RuntimeError
         return Done([did(text_of(work))])
 
-    await shop.say("one")
+    first = await shop.say("one")
     async with shop.worker(shop.services(), handlers=handler(choke, Policy(1, "park", AT_ONCE))):
         await shop.seen.until_type("work.parked")
         await shop.say("two")
-        assert list(await shop.lanes().parked(ACME)) == [ANN]
+        work = ParkedWork(shop.log)
+        parked = await work.find(ACME, ANN)
+        assert parked is not None
+        assert (parked.item, parked.attempts, parked.behind) == (first, 1, 1)
+        assert parked.error.startswith("RuntimeError at ")
+        assert [text_of_item(item) for item in await work.behind(ACME, ANN, 10)] == ["two"]
         cured = True
-        assert await shop.lanes().redrive(ACME, ANN)
+        assert await work.decide(ACME, parked, "redrive", "client:test") is None
         await shop.seen.until(lambda events: done(events) == ["one", "two"])
+
+
+async def test_dropped_work_ends_its_own_run_and_the_lane_goes_on(shop: Workshop) -> None:
+    async def choke(work: Work) -> Done:
+        if text_of(work) == "poison":
+            raise RuntimeError
+        return Done([did(text_of(work))])
+
+    poison = await shop.say("poison")
+    async with shop.worker(shop.services(), handlers=handler(choke, Policy(1, "park", AT_ONCE))):
+        await shop.seen.until_type("work.parked")
+        await shop.say("next")
+        await give_up(shop)
+        await shop.seen.until(lambda events: done(events) == ["next"])
+    run = await shop.log.read_run(ACME, poison)
+    assert [event.type for event in run] == ["message.received", "work.parked", "work.dropped", "custom.gave_up"]
+    assert run[2].actor == "client:test"
+
+
+async def give_up(shop: Workshop) -> None:
+    work = ParkedWork(shop.log)
+    found = await work.find(ACME, ANN)
+    assert found is not None
+    assert await work.decide(ACME, found, "drop", "client:test") is None
+    assert await work.decide(ACME, found, "drop", "client:test") == Fenced("parked", "")
+
+
+def text_of_item(item: Recorded) -> str:
+    body = codec.decode(item)
+    assert isinstance(body, MessageReceived)
+    return body.text
 
 
 async def test_work_that_fails_for_good_is_recorded_and_the_lane_goes_on(shop: Workshop) -> None:
@@ -96,12 +135,18 @@ async def test_an_item_that_kills_its_workers_is_given_up(shop: Workshop) -> Non
     assert shop.seen.types.count("custom.began") == 2
 
 
-async def test_an_item_that_nothing_handles_is_recorded_and_the_lane_goes_on(shop: Workshop) -> None:
-    await shop.put(Event(Custom(name="custom.mystery"), "customer", ANN, lane=ANN))
-    await shop.say("next")
+async def test_an_item_that_this_version_cannot_read_parks_its_lane_for_one_that_can(shop: Workshop) -> None:
+    mystery = await shop.put(Event(Custom(name="custom.mystery"), "customer", ANN, lane=ANN))
+    await shop.say("behind it")
+    await shop.say("elsewhere", BEN)
     async with shop.worker(shop.services(), handlers=handler(echo)):
-        await shop.seen.until(lambda events: done(events) == ["next"])
-    assert "custom.mystery" in shop.seen.bodies(WorkFailed)[0].error
+        await shop.seen.until(lambda events: done(events, BEN) == ["elsewhere"])
+        await shop.seen.until_type("work.parked")
+        assert "custom.mystery" in shop.seen.bodies(WorkParked)[0].error
+        assert done(shop.seen.events, ANN) == []
+        await give_up(shop)
+        await shop.seen.until(lambda events: done(events, ANN) == ["behind it"])
+    assert (await shop.log.read_run(ACME, mystery))[-1].type == "reply.failed"
 
 
 async def test_an_item_that_the_log_no_longer_holds_is_given_up(shop: Workshop) -> None:

@@ -45,12 +45,14 @@ async def violations(pipe: Pipe, org: OrgId) -> list[str]:
     }
     reachable = await _reachable(pipe, own.work, work)
     waiting = {m.decode().partition("|")[2] for m in delayed if m.decode().partition("|")[0] == org}
+    listed = await pipe.call("ZRANGE", keys.parked(own.shard), 0, -1)
+    stopped = {m.decode().partition("|")[2] for m in listed if m.decode().partition("|")[0] == org}
     return [
         *_clock(state.get(own.meta, {}), log, tok),
         *_facts(log),
         *_conversations(own, state, log),
         *_runs(own, state, log, tok),
-        *_lanes(own, state, log, doorbells, reachable, waiting),
+        *_lanes(own, state, log, doorbells, reachable, waiting, stopped),
         *_pending(own, state),
     ]
 
@@ -125,10 +127,13 @@ def _lanes(
     doorbells: dict[bytes, str],
     reachable: set[bytes],
     waiting: set[str],
+    stopped: set[str],
 ) -> Iterator[str]:
-    parked = {lane.decode(): item for lane, item in state.get(own.parked, {}).items()}
+    parked = {lane.decode() for lane in state.get(own.parked, [])[::2]}
+    if stopped != parked:
+        yield f"parked are {sorted(parked)}, those of the shard are {sorted(stopped)}"
     lanes = {name[len(own.prefix) + 2 : -2] for name in state if _is(own, name, "l", "m") or _is(own, name, "l", "q")}
-    for lane in lanes | parked.keys():
+    for lane in lanes | parked:
         record_key, queue_key = own.lane(lane)
         record, queue = state.get(record_key, {}), state.get(queue_key, [])
         items = [Position.parse(item) for item in queue]
@@ -139,8 +144,8 @@ def _lanes(
         bell = record.get(b"w", b"")
         rings = doorbells.get(bell) == lane
         if record.get(b"s") == b"parked":
-            if parked.get(lane) != (queue[0] if queue else None):
-                yield f"{lane} is parked at {queue[:1]}, listed as parked at {parked.get(lane)!r}"
+            if lane not in parked or not queue:
+                yield f"{lane} is parked with {len(queue)} items, listed as parked: {lane in parked}"
         elif lane in parked:
             yield f"{lane} is listed as parked and is not"
         elif queue and not rings and lane not in waiting:

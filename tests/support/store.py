@@ -46,6 +46,14 @@ class Store:
         disposal = Disposal(kind, delay_ms)  # type: ignore[arg-type]
         return await self.append(*events, held=held, disposal=disposal)
 
+    async def unpark(self, kind: str, item: Position, *events: Event, lane: str = "l") -> Outcome:
+        """Redrives a parked lane, or drops the item at which it stopped."""
+        return await self.end(Held(lane, "", "", item), kind, *events)
+
+    async def parked(self) -> list[str]:
+        """Lanes as they are listed, from the one that has been waiting longest."""
+        return [lane.decode() for lane in await self.pipe.call("ZRANGE", self.keys.parked, 0, -1)]
+
     async def state(self) -> Snapshot:
         return await snapshot(self.pipe)
 

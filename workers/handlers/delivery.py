@@ -14,7 +14,8 @@ from workers.errors import TryAgain
 from workers.retry import Backoff, Policy
 from workers.work import Done, Handler, Work
 
-POLICY = Policy(max_attempts=10, on_exhausted="fail", backoff=Backoff(200, 10_000))
+POLICY = Policy(max_attempts=10, on_exhausted="park", backoff=Backoff(200, 10_000))
+"""Nobody waits for a report, and none comes twice: it is better kept for a person than given up."""
 LOOKS = 3
 """A report may be here before `sms.sent` is; what no text of ours is found for by then is not about one."""
 ACTOR = "system:sms"
