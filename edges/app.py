@@ -33,9 +33,9 @@ from edges.bodies import MAX_BODY_BYTES
 from edges.cors import cors_middleware
 from edges.dialects import DIALECTS, RUN_DIALECTS
 from edges.errors import error_middleware
+from edges.in_flight import IN_FLIGHT, InFlight
 from edges.jwt import Jwts, JwtSettings
 from edges.open_streams import STREAMS, OpenStreams
-from edges.in_flight import IN_FLIGHT, InFlight
 from edges.pace import PACE, Pace
 from edges.ring import Window
 from edges.tail import TAILER, Tailer
@@ -103,6 +103,7 @@ def build(settings: EdgeSettings) -> web.Application:
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)
     app.on_response_prepare.append(limits.add_headers)
+    app.on_response_prepare.append(_send_elsewhere)
     if settings.cors_origins:
         app.on_response_prepare.append(cors.add_headers)
     app.on_shutdown.append(app[STREAMS].close_all)
@@ -111,7 +112,6 @@ def build(settings: EdgeSettings) -> web.Application:
         log.wait_for(await barrier_for(pipe, settings.durability))
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(app[TAILER].run()), tasks.create_task(app[STREAMS].watch())]
-    app.on_response_prepare.append(_send_elsewhere)
             yield
             for task in running:
                 task.cancel()
