@@ -27,8 +27,8 @@ class Caps(NamedTuple):
 
     streams: int = 50_000
     pending: int = 10_000
-
     process: int = 50_000
+
 
 class Quota(NamedTuple):
     """What one credential may do in a window: `requests`, and `opens` of streams apart from them; 0 is no limit."""

@@ -213,6 +213,7 @@ async def _stream(request: web.Request, caller: Caller, asked: Asked) -> web.Str
         root = await _root_at(request, caller, seen.position)
         dialect = run_dialect(SSE, root) if root is not None else NO_SESSION
         return await start_or_attach(request, caller, _run(asked, None), SSE, dialect)
+    check_room(request, caller)
     try:
         session = await sessions.current(request, caller, _user(request, caller, asked))
     except ApiError as error:
@@ -230,7 +231,6 @@ async def _stream(request: web.Request, caller: Caller, asked: Asked) -> web.Str
     plan = plan_for(request, caller, run, resume.Start(run.before()), format)
     return await respond(request, plan._replace(headers={**accepted.headers, **run_headers(run)}))
 
-    check_room(request, caller)
 
 async def _root_at(request: web.Request, caller: Caller, position: Position) -> Recorded | None:
     """The input of the run that the event at this position belongs to."""
