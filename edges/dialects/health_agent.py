@@ -196,8 +196,8 @@ def _answer(events: list[Recorded]) -> str:
     match codec.decode(events[-1]):
         case ReplyCompleted(text=text):
             return text
-        case ReplyDeferred(message_id=str()):
-            return "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
+        case ReplyDeferred(message_id=str(), text=text):
+            return text or "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
         case ReplyDeferred():
             raise ApiError(409, "HELD", TAKEN_OVER)
         case ReplyFailed(code="TIMEOUT", detail=detail):

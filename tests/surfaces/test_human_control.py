@@ -309,3 +309,29 @@ async def test_two_messages_of_the_agent_at_once_end_a_run_once(stack: Stack, ht
     run = Position.parse(posted.json()["run_id"])
     assert [e.type for e in await stack.log.read_run(DEMO, run)].count("reply.deferred") == 1
     assert (await log_of(stack)).count("message.sent") == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/chat", {"message": "Anybody?", "session_id": "abc"}),
+        ("/functions/v1/health-agent", {"message": "Anybody?", "user": "abc"}),
+    ],
+)
+async def test_who_waits_for_one_body_gets_the_answer_that_is_given_when_the_person_has_left(
+    stack: Stack, http: httpx.AsyncClient, path: str, asked: dict[str, str]
+) -> None:
+    stack.model = ScriptedModel(says("I am back"))
+    async with stack.worker():
+        chat = "session:abc"
+        if path != "/chat":
+            session = (await http.post(path, json={"user": "abc"})).json()["session"]["id"]
+            chat = f"health:{session}"
+        await http.post(f"{CONTROL}/join", json={"phoneNumber": chat, **ANN})
+        async with stack.open(f"/v1/conversations/{chat}/stream") as client:
+            asking = asyncio.create_task(http.post(path, json=asked))
+            await client.until("reply.awaited")
+            await http.post(f"{CONTROL}/leave", json={"phoneNumber": chat, **ANN})
+            answered = await asking
+    assert answered.status_code == 200
+    assert answered.json()["response"] == "I am back"
