@@ -1,0 +1,120 @@
+"""Sentinel's failover: what a replica had confirmed is kept, and whoever was shown more than was kept is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from eventstore.append import APPEND, Append, Idempotency
+from eventstore.connection import Pipe
+from eventstore.durability import barrier_for
+from eventstore.errors import StoreUnavailable
+from eventstore.log import Log
+from eventstore.schema import ORIGIN, Position
+from eventstore.servers import pipe_to
+from tests.support.invariants import assert_invariants
+from tests.support.redis_servers import system_binary
+from tests.support.sentinels import Watched, watched
+from tests.support.stack import DEMO, Stack, stacked
+from tests.support.store import ACME, fact
+from tests.support.stream_client import Frame, StreamClient
+
+LIMIT_S = 15.0
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Watched]:
+    binary = system_binary()
+    if binary is None:
+        pytest.skip("no redis-server on PATH")
+    async with watched(binary) as pair:
+        yield pair
+
+
+@pytest.fixture
+async def pipe(pair: Watched) -> AsyncIterator[Pipe]:
+    pipe = pipe_to(pair.url, [APPEND], timeout_s=0.8)
+    yield pipe
+    await pipe.close()
+
+
+async def test_what_a_replica_confirmed_outlives_the_master(pair: Watched, pipe: Pipe) -> None:
+    """Producers append on while the replica is cut off and the master is killed, and repeat what was not confirmed."""
+    log = Log(pipe)
+    log.wait_for(await barrier_for(pipe, "replica"))
+    acknowledged: set[Position] = set()
+    refused = 0
+
+    async def produce(producer: int) -> None:
+        nonlocal refused
+        for number in range(40):
+            key = Idempotency(f"{producer}-{number}", "body")
+            while True:
+                try:
+                    outcome = await log.append(ACME, Append(events=[fact(text=key.key)], idempotency=key))
+                except StoreUnavailable:
+                    refused += 1
+                    continue
+                acknowledged.update(outcome.positions)  # type: ignore[union-attr]
+                break
+
+    async def fail_over() -> None:
+        while len(acknowledged) < 100:  # noqa: ASYNC110 - producers are not told of each other
+            await asyncio.sleep(0.001)
+        await pair.cut()
+        while not refused:  # noqa: ASYNC110 - until the master has what the replica does not have
+            await asyncio.sleep(0.01)
+        pair.master.kill()
+        pair.replica.resume()
+        await pair.promoted()
+        log.wait_for(None)  # nobody is left to confirm
+
+    async with asyncio.timeout(LIMIT_S):
+        await asyncio.gather(fail_over(), *(produce(number) for number in range(8)))
+    stored = [event.position for event in await log.read(ACME, ORIGIN, count=1_000)]
+    assert not acknowledged - set(stored)
+    assert len(stored) == 8 * 40
+    await assert_invariants(pipe, ACME)
+
+
+async def test_subscribers_are_told_of_what_an_unconfirmed_failover_lost(pair: Watched) -> None:
+    async with stacked(pair.url, work=False) as stack:
+        kept = await stack.say(3)
+        await pair.settled()
+        async with stack.open("/v1/events/stream?after=0") as client:
+            assert [(await frame_of(client, "custom.said")).id for _ in kept] == kept
+            await pair.cut()
+            lost = await stack.say(2)
+            assert [(await frame_of(client, "custom.said")).id for _ in lost] == lost
+            pair.master.kill()
+            pair.replica.resume()
+            await pair.promoted()
+            gap = await frame_of(client, "gap")
+            assert gap.data["reason"] == "ahead"
+            assert gap.data["requested"] == lost[-1]
+            async with asyncio.timeout(LIMIT_S):
+                again = await say_when_it_is_back(stack)
+            shown = [await frame_of(client, "custom.said") for _ in (*kept, again)]
+            assert [frame.id for frame in shown] == [*kept, again]
+        assert [str(event.position) for event in await stack.log.read(DEMO, ORIGIN)] == [*kept, again]
+        await assert_invariants(stack.pipe, DEMO)
+
+
+async def frame_of(client: StreamClient, kind: str) -> Frame:
+    """The next frame that is no sign of life; it must be of that kind."""
+    while True:
+        frame = await client.next()
+        assert frame is not None, "the stream has ended"
+        if frame.type not in ("position", "heartbeat"):
+            assert frame.type == kind, frame
+            return frame
+
+
+async def say_when_it_is_back(stack: Stack) -> str:
+    while True:
+        try:
+            return (await stack.say())[0]
+        except StoreUnavailable:
+            await asyncio.sleep(0.02)

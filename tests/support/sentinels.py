@@ -1,0 +1,97 @@
+"""A master, its replica and a Sentinel on loopback (one: several take seconds to find each other)."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from eventstore.connection import Pipe, pool_for
+from eventstore.errors import StoreError
+from tests.support.redis_servers import RedisServer, free_port
+
+SERVICE = "main"
+DOWN_AFTER_MS = 400
+LIMIT_S = 15.0
+
+
+class Watched:
+    """`url` names two Sentinels; the first of them is not there, as happens."""
+
+    def __init__(self, master: RedisServer, replica: RedisServer, port: int) -> None:
+        self.master = master
+        self.replica = replica
+        self.url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/{SERVICE}"
+        self._port = port
+
+    async def settled(self) -> None:
+        """Returns when the Sentinel knows of the replica, which has all that the master has."""
+        async with asyncio.timeout(LIMIT_S):
+            await in_step(self.master)
+            pipe = Pipe(pool_for(f"redis://127.0.0.1:{self._port}"))
+            while (await _state(pipe)).get(b"num-slaves") != b"1":
+                await asyncio.sleep(0.02)
+            await pipe.close()
+
+    async def cut(self) -> None:
+        """From now on the replica gets nothing; once resumed, it can only come back if the master still runs."""
+        self.replica.pause()
+        pipe = Pipe(pool_for(self.master.url))
+        await pipe.call("CLIENT", "KILL", "TYPE", "replica")  # else it would find the rest in its socket
+        await pipe.close()
+
+    async def promoted(self) -> None:
+        """Returns when the replica is the master."""
+        async with asyncio.timeout(LIMIT_S):
+            pipe = Pipe(pool_for(self.replica.url))
+            while (await pipe.call("ROLE"))[0] != b"master":
+                await asyncio.sleep(0.02)
+            await pipe.close()
+
+
+async def in_step(master: RedisServer) -> None:
+    """Returns when a replica has all that the master has."""
+    pipe = Pipe(pool_for(master.url), timeout_s=5)
+    await pipe.call("SET", "tl:{test}:in-step", 1)  # WAIT is about what its own connection has done
+    while not await pipe.call("WAIT", 1, 500):
+        pass
+    await pipe.close()
+
+
+async def _state(pipe: Pipe) -> dict[bytes, bytes]:
+    try:
+        flat = await pipe.call("SENTINEL", "MASTER", SERVICE)
+    except StoreError:
+        return {}
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+@asynccontextmanager
+async def watched(binary: str) -> AsyncIterator[Watched]:
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tl-sentinel-")))
+        at_once = ("--repl-diskless-sync-delay", "0")
+        master = RedisServer(binary, *at_once, tcp=True).start()
+        stack.callback(master.stop)
+        replica = RedisServer(binary, *at_once, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
+        stack.callback(replica.stop)
+        await in_step(master)  # the Sentinel asks for replicas at its start, and then every ten seconds
+        port, file = free_port(), directory / "sentinel.conf"
+        file.write_text(
+            f"port {port}\nbind 127.0.0.1\nlogfile {directory}/log\n"
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
+            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+        )
+        sentinel = subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL)
+        stack.callback(_end, sentinel)
+        pair = Watched(master, replica, port)
+        await pair.settled()
+        yield pair
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
