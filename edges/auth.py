@@ -46,7 +46,8 @@ TICKET_REFUSALS: dict[Refused, str] = {
 class Caller(NamedTuple):
     """`subject` is who a JWT says it is; `expires_at` (epoch seconds) ends the streams it has opened.
 
-    `in_header` is False for a credential that a URL can carry: such a caller must not change anything by GET.
+    `in_header` is False for a credential that a URL can carry: such a caller must not change anything by GET. Providers
+    behind webhooks are not `limited`: nobody repeats what they ask.
     """
 
     org: OrgId
@@ -55,6 +56,7 @@ class Caller(NamedTuple):
     subject: str | None = None
     expires_at: float | None = None
     ticket: Opened | None = None
+    limited: bool = True
 
     @property
     def in_header(self) -> bool:

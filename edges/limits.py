@@ -26,7 +26,7 @@ BUDGET: web.RequestKey[tuple[Bucket, Budget] | None] = web.RequestKey("budget", 
 
 async def charge(request: web.Request, caller: Caller) -> None:
     """Counts an ordinary request, or one WebSocket message; raises 429 beyond the limit."""
-    if not _is_limited(request, "requests"):
+    if not caller.limited or not _is_limited(request, "requests"):
         request[BUDGET] = None
         return
     budget = await _spend(request, caller, "requests")

@@ -35,7 +35,7 @@ def is_envelope(body: dict[str, Any]) -> bool:
     return isinstance(message, dict) and message.get("type") == "tool-calls"
 
 
-async def answer(request: web.Request, caller: Caller, raw: bytes, body: dict[str, Any]) -> web.Response:
+async def answer(request: web.Request, caller: Caller, body: dict[str, Any]) -> web.Response:
     """Runs every call by its own function name; the route's tool, if it names one, is only the default."""
     calls = parse(body["message"], request.match_info.get("tool", ""))
     results = await asyncio.gather(*(_result(request, caller, call) for call in calls[:MAX_CALLS]))

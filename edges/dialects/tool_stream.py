@@ -132,7 +132,7 @@ async def ai(request: web.Request) -> web.StreamResponse:
     raw = await raw_body(request) if request.method == "POST" else b""
     body = json_object(raw)
     if vapi_tools.is_envelope(body):
-        return await vapi_tools.answer(request, caller, raw, body)
+        return await vapi_tools.answer(request, caller, body)
     wire = _wanted(request, body)
     if wire is not None:
         return await _stream(request, caller, raw, wire)

@@ -50,7 +50,7 @@ async def receive(request: web.Request) -> web.Response:
         await vapi_auth.check(request, organization, raw)
         match message.get("type"):
             case "tool-calls":
-                return await vapi_tools.answer(request, _tools(organization), raw, body)
+                return await vapi_tools.answer(request, _tools(organization), body)
             case "assistant-request":
                 return _json(await _assistant(request, organization, message, counted))
             case "transfer-destination-request":
@@ -63,7 +63,7 @@ async def receive(request: web.Request) -> web.Response:
 
 
 def _tools(organization: Organization) -> Caller:
-    return Caller(organization.id, frozenset({"tools:call"}), "vapi")
+    return Caller(organization.id, frozenset({"tools:call"}), "vapi", limited=False)
 
 
 async def _assistant(

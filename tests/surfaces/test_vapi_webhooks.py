@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from edges.app_keys import Quota
 from edges.auth import DEMO
 from edges.webhooks import twilio
 from edges.webhooks.vapi import ROUTES, outcome_of
@@ -346,3 +347,16 @@ async def test_tool_calls_are_run_and_answered_in_order(stack: Stack) -> None:
     assert (first["toolCallId"], json.loads(first["result"])["total"]) == ("one", 1)
     assert (second["toolCallId"], "error" in second) == ("two", True)
     assert (third["toolCallId"], "error" in third) == ("three", True)
+
+
+async def test_what_vapi_asks_for_does_not_count_against_the_rate_limit(redis_url: str) -> None:
+    calls = [{"id": str(n), "name": "get_location", "arguments": {}} for n in range(3)]
+    body = {"message": {"type": "tool-calls", "toolCallList": calls, "phoneNumber": {"number": OURS}}}
+    async with (
+        stacked(redis_url, development=False, providers=CONFIGURED, quota=Quota(requests=1)) as stack,
+        stack.http(TOLD) as client,
+    ):
+        await stack.organizations.map_number(DEMO, OURS)
+        answer = await client.post(PATH, json=body)
+    assert all("result" in result for result in answer.json()["results"]), answer.text
+    assert "RateLimit-Limit" not in answer.headers
