@@ -12,6 +12,14 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 
+def without_requests(record: logging.LogRecord) -> bool:
+    """What aiohttp cannot read of a request it quotes: that may hold a key, or what a person wrote."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and type(error).__module__.startswith("aiohttp."):
+        record.msg, record.args, record.exc_info = f"a request could not be read: {type(error).__name__}", (), None
+    return True
+
+
 def configure() -> None:
     """Also takes what libraries log through the standard library, from WARNING up."""
     on_terminal = sys.stderr.isatty()
@@ -36,6 +44,7 @@ def configure() -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(without_requests)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -37,6 +37,14 @@ def test_the_same_directory_gives_the_same_organization_key_and_data(data_dir: P
         assert second.stop() == 0, second.stderr
 
 
+def test_what_cannot_be_read_of_a_request_is_not_logged(product: Up) -> None:
+    with socket.create_connection(("127.0.0.1", httpx.URL(product.url).port or 0)) as connection:
+        connection.sendall(b"GET /?ticket=tl_secret HTTP/9.9\r\nX-Tenant-API-Key: tl_secret\x01\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.0 400 ")
+    assert "a request could not be read: BadStatusLine" in product.stderr
+    assert "tl_secret" not in product.stderr
+
+
 def test_a_second_up_on_the_directory_is_refused_in_one_line(data_dir: Path) -> None:
     first = Up(data_dir)
     second = Command("up", "--json", "--port", "0", "--data-dir", str(data_dir))
