@@ -51,6 +51,8 @@ def _e164(text: str, region: str) -> str:
     number = text.strip()
     if text[:1] == " " and number[:1].isdigit():
         number = f"+{number}"
+    if number.startswith("00") and not phonenumbers.is_possible_number_string(number, region):
+        number = f"+{number[2:]}"  # how most of the world calls abroad
     try:
         parsed = phonenumbers.parse(number, region)
     except phonenumbers.NumberParseException:

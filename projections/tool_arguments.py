@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from eventstore.events.opportunities import Status
@@ -146,7 +155,9 @@ class SendSms(Arguments):
 class SendEmail(Arguments):
     contact_id: Id | None = Field(None, description="Whom to write to; contactId or email is required")
     email: Email | None = Field(None, description="The address to write to; goes before contactId")
-    subject: Annotated[str, AfterValidator(_one_line)] = Field(min_length=1, max_length=200)
+    subject: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), AfterValidator(_one_line)
+    ]
     message: str | None = Field(None, max_length=MAX_EMAIL, description="Plain text; message or html is required")
     html: str | None = Field(
         None, max_length=MAX_EMAIL, description="HTML; sent beside the plain text, if both are given"
@@ -182,7 +193,7 @@ class CreateAppointment(Arguments):
 
 class CreateOpportunity(Arguments):
     contact_id: Id
-    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(str.strip)]
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
     pipeline_id: Id | None = Field(None, description="Which pipeline; the default one if left out")
     stage_id: Id | None = Field(None, description="Which stage; the first one if left out")
     monetary_value: float = Field(0.0, ge=0, le=1e12, allow_inf_nan=False)

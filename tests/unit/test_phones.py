@@ -21,6 +21,8 @@ from projections.phones import Phone
         ("1-800-FLOWERS", "+18003569377"),
         ("+49 (0)30 901820", "+4930901820"),
         ("+390612345678", "+390612345678"),
+        ("0044 20 7946 0958", "+442079460958"),
+        ("011 44 20 7946 0958", "+442079460958"),
     ],
 )
 def test_every_way_to_write_a_number_gives_the_same_e164(text: str, e164: str) -> None:

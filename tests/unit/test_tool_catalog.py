@@ -15,8 +15,10 @@ from projections import tool_catalog
 from projections.tool_arguments import Arguments, CreateContact, SearchContacts, SendSms
 from projections.tool_catalog import (
     CREATE_CONTACT,
+    CREATE_OPPORTUNITY,
     GET_CONTACT_BY_PHONE,
     SEARCH_CONTACTS,
+    SEND_EMAIL,
     SEND_SMS,
     TOOL_SPECS,
     Faulty,
@@ -102,6 +104,8 @@ def test_phone_numbers_without_plus_are_of_the_given_region() -> None:
         (SEND_SMS, {"message": "hi"}, "contactId or phone is required"),
         (SEND_SMS, {"phone": "+14155552671"}, "message is required"),
         (SEND_SMS, {"phone": "+14155552671", "message": "  "}, "message is empty"),
+        (SEND_EMAIL, {"email": "a@b.cd", "subject": " \r\n ", "message": "hi"}, "subject: .*at least 1 character"),
+        (CREATE_OPPORTUNITY, {"contactId": "c", "name": "  "}, "name: .*at least 1 character"),
         (SEND_SMS, {"phone": "+14155552671", "message": "x" * 1_601}, "message: .*1600 characters, got 'x{80}'$"),
     ],
 )
