@@ -100,11 +100,17 @@ class Organizations:
         return new if created else None
 
     async def ensure(self, slug: str, name: str) -> Organization:
-        """The organization with this slug, created if there is none."""
+        """The organization with this slug, created if there is none, and named like this from now on."""
         created = await self.create(slug, name)
         found = created or await self.get(OrgId(slug))
         assert found is not None, "organizations are never deleted"
-        return found
+        if found.name == name:
+            return found
+        renamed = msgspec.structs.replace(found, name=name)
+        asked = self._clock()
+        await self._pipe.call("SET", keys.organization(slug), msgspec.json.encode(renamed))
+        self._known.put(renamed.id, renamed, asked)
+        return renamed
 
     async def get(self, org: OrgId) -> Organization | None:
         if (known := self._known.get(org)) is not None:

@@ -124,7 +124,10 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
     async def name_of(org: OrgId) -> str:
         return (await organizations.require(org)).name
 
-    crm = EmbeddedCrm(log, engine, lambda org: _location(settings, org))
+    async def locate(org: OrgId) -> Location:
+        return Location(org, await name_of(org))
+
+    crm = EmbeddedCrm(log, engine, locate)
     try:
         if await organizations.get(DEMO) is not None:
             await seed_demo(log, DEMO)
@@ -196,7 +199,3 @@ async def _default_model(settings: Settings, models: Models) -> str:
     if settings.model not in (None, OFFLINE):
         logger.warning("answers are by the offline assistant: ANTHROPIC_API_KEY is not set", model=settings.model)
     return OFFLINE
-
-
-def _location(settings: Settings, org: OrgId) -> Location:
-    return Location(org, settings.default_organization_name if org == DEMO else org)

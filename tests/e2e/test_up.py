@@ -25,8 +25,9 @@ def test_the_same_directory_gives_the_same_organization_key_and_data(data_dir: P
     first = Up(data_dir)
     made = httpx.post(f"{first.url}/v1/events", json={"events": [{"type": "custom.kept", "data": {"x": 1}}]})
     assert first.stop() == 0, first.stderr
-    second = Up(data_dir)
+    second = Up(data_dir, env={"DEFAULT_ORGANIZATION_NAME": "Bici"})
     try:
+        assert httpx.get(f"{second.url}/api/ai/get_location").json()["data"]["name"] == "Bici"
         page = httpx.get(f"{second.url}/v1/events?types=custom.kept").json()
         assert [event["id"] for event in page["events"]] == made.json()["positions"]
         assert (second.facts["organization"], second.facts["api_key"]) == (

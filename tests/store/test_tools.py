@@ -19,7 +19,7 @@ from projections.control import Release, Take
 from projections.engine import Engine
 from projections.tool_catalog import TOOL_SPECS
 from tests.support.store import ACME, ANN, Store
-from tests.support.tool_context import PEPPER, context_of, refused
+from tests.support.tool_context import PEPPER, context_of, embedded, refused
 from workers import tools
 from workers.crm import CONTACTS_STREAM, DEMO_CONTACTS, EmbeddedCrm, Location, NewContact, Origin, seed_demo
 from workers.tool_call import Call, Refusal
@@ -31,7 +31,7 @@ CONTACT_FIELDS = ["id", "firstName", "lastName", "name", "phone", "email", "tags
 
 @pytest.fixture
 def crm(store: Store) -> EmbeddedCrm:
-    return EmbeddedCrm(store.log, Engine(store.log, ReadModels(store.pipe)))
+    return embedded(store)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ async def test_send_email_needs_somebody_with_an_address(crm: EmbeddedCrm, conte
 async def test_the_location_is_the_organizations(store: Store, context: ToolContext) -> None:
     assert (await tools.run("get_location", {}, context)).data["name"] == ACME
 
-    def locate(org: OrgId) -> Location:
+    async def locate(org: OrgId) -> Location:
         return Location(f"loc_{org}", "Acme Bikes", "Europe/Berlin", postal_code="10115")
 
     crm = EmbeddedCrm(store.log, Engine(store.log, ReadModels(store.pipe)), locate)

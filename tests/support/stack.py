@@ -95,6 +95,10 @@ def delta(run: Position, index: int = 0, *, conversation: str = "conv_a") -> Eve
     return Event(ReplyDelta(attempt=1, index=index, text="a "), "assistant:test", ConversationId(conversation), run)
 
 
+async def demo_dental(org: OrgId) -> Location:
+    return Location(org, "Demo Dental", phone="+15550100")
+
+
 class Edge(NamedTuple):
     url: str
     app: web.Application
@@ -110,7 +114,7 @@ class Stack:
         self.log = Log(pipe)
         self.organizations = Organizations(pipe)
         engine = Engine(self.log, ReadModels(pipe))
-        self.crm = EmbeddedCrm(self.log, engine, lambda org: Location(org, "Demo Dental", phone="+15550100"))
+        self.crm = EmbeddedCrm(self.log, engine, demo_dental)
         self.tools = Tools(CrmToolbox(self.log, self.crm, self.organizations))
         self.model: Model = OfflineModel(0)
         self.work: dict[str, Any] = {"settle_s": 0.0}

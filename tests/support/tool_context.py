@@ -24,7 +24,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def embedded(store: Store, timezone: str = "UTC") -> EmbeddedCrm:
-    def locate(org: OrgId) -> Location:
+    async def locate(org: OrgId) -> Location:
         return Location(org, org, timezone)
 
     return EmbeddedCrm(store.log, Engine(store.log, ReadModels(store.pipe)), locate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from eventstore.append import Append, Appended, VersionConflict
@@ -38,14 +38,10 @@ MAX_RACES = 64
 """Contact events of others that one creation gives way to before it gives up."""
 
 
-def unnamed_location(org: OrgId) -> Location:
-    return Location(org, org)
-
-
 class EmbeddedCrm:
     """Everything is events, found through read models, which are brought level before each answer."""
 
-    def __init__(self, log: Log, engine: Engine, locate: Callable[[OrgId], Location] = unnamed_location) -> None:
+    def __init__(self, log: Log, engine: Engine, locate: Callable[[OrgId], Awaitable[Location]]) -> None:
         self._log = log
         self._engine = engine
         self._locate = locate
@@ -69,14 +65,14 @@ class EmbeddedCrm:
         return await borrowers.by_id(await self._engine.level(org, BORROWERS), contact_id)
 
     async def location(self, org: OrgId) -> Location:
-        return self._locate(org)
+        return await self._locate(org)
 
     async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime) -> dict[str, list[str]]:
-        return await self._calendars.free_slots(org, query, now, self._locate(org).timezone)
+        return await self._calendars.free_slots(org, query, now, (await self._locate(org)).timezone)
 
     async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime) -> Appointment:
         await self._require(org, new.contact_id)
-        return await self._calendars.book(org, new, origin, now, self._locate(org).timezone)
+        return await self._calendars.book(org, new, origin, now, (await self._locate(org)).timezone)
 
     async def create_opportunity(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity:
         await self._require(org, new.contact_id)
