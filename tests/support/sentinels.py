@@ -32,7 +32,7 @@ class Watched:
         async with asyncio.timeout(LIMIT_S):
             await in_step(self.master)
             pipe = Pipe(pool_for(f"redis://127.0.0.1:{self._port}"))
-            while (await _state(pipe)).get(b"num-slaves") != b"1":
+            while (await _state(pipe)).get(b"num-slaves") != b"1":  # noqa: ASYNC110 - it finds it
                 await asyncio.sleep(0.02)
             await pipe.close()
 
@@ -47,7 +47,7 @@ class Watched:
         """Returns when the replica is the master."""
         async with asyncio.timeout(LIMIT_S):
             pipe = Pipe(pool_for(self.replica.url))
-            while (await pipe.call("ROLE"))[0] != b"master":
+            while (await pipe.call("ROLE"))[0] != b"master":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             await pipe.close()
 

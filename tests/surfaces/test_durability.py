@@ -1,0 +1,93 @@
+"""An answer that says "recorded" comes after what TRUNKLINE_DURABILITY asks for, and in time if that does not come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from eventstore import keys
+from eventstore.connection import Pipe, pool_for
+from eventstore.schema import Recorded
+from tests.support.product import twilio_sms
+from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.sentinels import in_step
+from tests.support.stack import DEMO, Stack, stacked
+from tests.support.twilio_api import NUMBER
+
+WEBHOOK = "/api/webhooks/twilio/sms/incoming"
+IN_TIME_S = 1.0
+
+
+class Pair(NamedTuple):
+    """A stack whose inputs have to be on the replica before they count."""
+
+    stack: Stack
+    replica: RedisServer
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    binary = fastest_binary()
+    assert binary is not None
+    master = RedisServer(binary, "--repl-diskless-sync-delay", "0", tcp=True).start()
+    replica = RedisServer(binary, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
+    try:
+        await in_step(master)
+        async with stacked(master.url, work=False, durability="replica") as stack:
+            await stack.organizations.map_number(DEMO, NUMBER)
+            yield Pair(stack, replica)
+    finally:
+        replica.stop()
+        master.stop()
+
+
+async def received(stack: Stack) -> list[Recorded]:
+    return [event for event in await stack.events() if event.type == "message.received"]
+
+
+async def test_a_webhook_is_answered_once_the_replica_has_its_event(pair: Pair) -> None:
+    replica = Pipe(pool_for(pair.replica.url))
+    async with pair.stack.http() as http:
+        for number in range(20):
+            posted = await http.post(WEBHOOK, data=twilio_sms("hello", sid=f"SM{number:032x}"))
+            assert posted.status_code == 200
+            assert await replica.call("XLEN", keys.of(DEMO).log) == number + 1
+    await replica.close()
+
+
+async def test_a_replica_that_hangs_makes_producers_come_again_and_counts_nothing_twice(pair: Pair) -> None:
+    """The event stands on the master, so even the repetition waits for the replica, and then finds it there."""
+    form = twilio_sms("hello", sid="SM" + "1" * 32)
+    async with pair.stack.http() as http:
+        pair.replica.pause()
+        answers = await asyncio.gather(*(timed(http, form) for _ in range(5)))
+        for answer, seconds in [*answers, await timed(http, form)]:
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert seconds < IN_TIME_S
+        pair.replica.resume()
+        assert (await timed(http, form))[0].status_code == 200
+    assert len(await received(pair.stack)) == 1
+
+
+async def timed(http: httpx.AsyncClient, form: dict[str, str]) -> tuple[httpx.Response, float]:
+    begun = time.monotonic()
+    return await http.post(WEBHOOK, data=form), time.monotonic() - begun
+
+
+async def test_reads_and_streams_do_not_wait_for_the_replica(pair: Pair) -> None:
+    async with pair.stack.http() as http, pair.stack.open("/v1/events/stream?after=0") as client:
+        pair.replica.pause()
+        begun = time.monotonic()
+        waiting = asyncio.create_task(timed(http, twilio_sms("hello", sid="SM" + "2" * 32)))
+        while (frame := await client.next()) is not None and frame.type != "message.received":
+            pass
+        assert (await http.get("/v1/events")).status_code == 200
+        assert time.monotonic() - begun < 0.4
+        assert not waiting.done()
+        assert (await waiting)[0].status_code == 503
+        pair.replica.resume()
