@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edges.auth import Caller
 from edges.errors import ApiError
 from eventstore.log import Log
 from eventstore.organizations import Organization, conversation_id
@@ -11,6 +12,8 @@ from eventstore.schema import ConversationId
 from projections import phones
 
 TELEPHONE = "tel:"
+BEYOND_CHAT = frozenset({"events:read", "events:write", "tools:call", "admin"})
+"""Scopes of those who have to do with all of the organization's conversations."""
 
 
 class Place(NamedTuple):
@@ -51,6 +54,13 @@ def address_of(text: str) -> str:
     except ValueError:
         expected = "conversation: expected conv_… or an address like tel:+15550100"
         raise ApiError(422, "BAD_CONVERSATION", f"{expected}, got {text[:80]!r}") from None
+
+
+def check_owner(caller: Caller, address: str | None) -> None:
+    """403 for who may chat, and nothing more, in a chat with staff (`staff:<id>:<user>`) that is another user's."""
+    scheme, _, rest = (address or "").partition(":")
+    if scheme == "staff" and rest.partition(":")[2] != caller.user and BEYOND_CHAT.isdisjoint(caller.scopes):
+        raise ApiError(403, "FORBIDDEN", "this conversation is another user's")
 
 
 def phone_number(name: str, text: str) -> str:

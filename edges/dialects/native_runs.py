@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from edges import resume
+from edges.addresses import check_owner
 from edges.app_keys import LOG, RUN_DIALECTS
 from edges.auth import Caller, require
 from edges.dialects.native import NATIVE, parse_position, wire_of
@@ -30,6 +31,9 @@ from eventstore.events.tools import ToolRequested
 from eventstore.lanes import Lanes
 from eventstore.schema import Event, Recorded
 from projections.agent_messages import waiting_lane
+
+READERS = ("events:read", "tools:call", "chat:write")
+"""Whoever may start a run may follow it."""
 
 
 def _render(event: Recorded) -> list[Frame]:
@@ -64,7 +68,7 @@ def _started_in(root: Recorded, known: Container[str]) -> str:
 
 async def show(request: web.Request) -> web.Response:
     """The run's state: what started it, whether it is over, and how."""
-    caller = await require(request, "events:read", "tools:call")
+    caller = await require(request, *READERS)
     return web.json_response(_state(await _facts(request, caller)))
 
 
@@ -96,7 +100,13 @@ async def _facts(request: web.Request, caller: Caller) -> list[Recorded]:
     facts = await request.app[LOG].read_run(caller.org, run, deltas=False)
     if not facts or facts[0].position != run or facts[0].run != run:
         raise ApiError(404, "RUN_NOT_FOUND", f"there is no run {run}")
+    await _check_owner(request, caller, facts[0])
     return facts
+
+
+async def _check_owner(request: web.Request, caller: Caller, root: Recorded) -> None:
+    if root.conversation is not None:
+        check_owner(caller, await request.app[LOG].address(caller.org, root.conversation))
 
 
 def _state(facts: Sequence[Recorded]) -> dict[str, Any]:
@@ -113,12 +123,13 @@ def _state(facts: Sequence[Recorded]) -> dict[str, Any]:
 
 async def stream(request: web.Request) -> web.StreamResponse:
     """From its beginning, or from where the client was."""
-    caller = await require(request, "events:read", "tools:call")
+    caller = await require(request, *READERS)
     run, log = parse_position("run", request.match_info["run"]), request.app[LOG]
     root = await log.at(caller.org, run)
     seen = resume.requested(request)
     if root is None or root.run != run:
         raise ApiError(404, "RUN_NOT_FOUND", f"there is no run {run}")
+    await _check_owner(request, caller, root)
     wire = wire_of(request)
     dialect = _dialect(request, root, wire)
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)

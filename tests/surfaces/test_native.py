@@ -517,8 +517,8 @@ SCOPES = [
 ]
 
 
-@pytest.mark.parametrize("scope", ["events:read", "tools:call"])
-async def test_who_may_call_a_tool_may_follow_its_run(stack: Stack, scope: str) -> None:
+@pytest.mark.parametrize("scope", ["events:read", "tools:call", "chat:write"])
+async def test_who_may_start_a_run_may_follow_it(stack: Stack, scope: str) -> None:
     for path in ("/v1/runs/1-0", "/v1/runs/1-0/stream"):
         async with stack.open(path, await stack.key(scope)) as client:
             assert client.status == 404

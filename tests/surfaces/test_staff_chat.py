@@ -427,6 +427,23 @@ async def test_two_users_of_an_organization_never_see_each_other(redis_url: str)
     assert len(events) == 1
 
 
+async def test_who_may_only_chat_follows_own_runs_and_takes_no_part_in_anothers_chat(redis_url: str) -> None:
+    async with stacked(redis_url, development=False) as stack, stack.http() as client:
+        ann, ben = await stack.key("chat:write"), await stack.key("chat:write")
+        asked = await client.post(STREAM, json=QUESTION, headers=ann)
+        followed, run = asked.headers["Location"], f"/v1/runs/{asked.headers['X-Run-Id']}"
+        own = f"/v1/conversations/{(await client.get(run, headers=ann)).json()['conversation']}/messages"
+        assert (await client.get(followed, headers=ann)).content.endswith(asked.content[-40:])
+        for method, path, body in [
+            ("GET", followed, None),
+            ("GET", run, None),
+            ("DELETE", run, None),
+            ("POST", own, {"text": "What do you know of me?"}),
+        ]:
+            assert (await client.request(method, path, json=body, headers=ben)).status_code == 403, (method, path)
+        assert (await client.get(followed, headers=await stack.key("events:read"))).status_code == 200
+
+
 # Callbacks
 
 
