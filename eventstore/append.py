@@ -47,8 +47,9 @@ class Held(NamedTuple):
 
 
 class Disposal(NamedTuple):
-    """What becomes of the held lane in the same step as the append. Only a parked lane, which nobody holds, is redriven;
-    `drop` is the same with its first item marked to be given up."""
+    """What becomes of the held lane in the same step as the append.
+
+    Only a parked lane, which nobody holds, is redriven; `drop` is the same with its first item to be given up."""
 
     kind: Literal["finish", "retry", "park", "release", "redrive", "drop"]
     delay_ms: int = 0

@@ -17,6 +17,7 @@ RedisUrl = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_REDIS_URL
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 DataDir = Annotated[Path | None, typer.Option(help="Default: TRUNKLINE_DATA_DIR, else .trunkline.")]
 Org = Annotated[str, typer.Argument(metavar="ORG")]
+Lane = Annotated[str, typer.Argument(metavar="LANE", help="As `trunkline park` lists it.")]
 Host = Annotated[str | None, typer.Option(help="Default: TRUNKLINE_HOST, else 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Default: TRUNKLINE_PORT, else 8000; 0 takes any.")]
 
@@ -30,6 +31,9 @@ def application() -> typer.Typer:
     app.command()(worker)
     app.command()(tail)
     app.command()(doctor)
+    app.command()(park)
+    app.command()(redrive)
+    app.command()(drop)
     org = typer.Typer(help="Organizations.", no_args_is_help=True)
     org.command("create")(org_create)
     org.command("list")(org_list)
@@ -122,6 +126,33 @@ def doctor(
     from trunkline.doctor import run_doctor
 
     raise typer.Exit(run_doctor(redis_url, organization, as_json=as_json))
+
+
+def park(
+    organization: Org,
+    lane: Annotated[str | None, typer.Argument(metavar="[LANE]", help="Show one and what waits behind it.")] = None,
+    redis_url: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show work that could not be done and waits for a person."""
+    from trunkline import parked
+
+    work = parked.inspect(lane) if lane is not None else parked.list_lanes
+    raise typer.Exit(parked.run_parked(redis_url, organization, work, as_json=as_json))
+
+
+def redrive(organization: Org, lane: Lane, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Set a parked lane going again, from the item at which it stopped."""
+    from trunkline import parked
+
+    raise typer.Exit(parked.run_parked(redis_url, organization, parked.decide(lane, "redrive"), as_json=as_json))
+
+
+def drop(organization: Org, lane: Lane, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Give up the item at which a lane is parked: its run ends, and the lane goes on with the next one."""
+    from trunkline import parked
+
+    raise typer.Exit(parked.run_parked(redis_url, organization, parked.decide(lane, "drop"), as_json=as_json))
 
 
 def org_create(name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
