@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from edges.auth import Caller
+from edges.bodies import json_object
 from edges.errors import ApiError, of_store
 from edges.runs import ANSWER_GRACE_S, RunRequest, begin, outcome
 from edges.tool_calls import requested, spec_of
@@ -96,8 +97,8 @@ def _call(entry: dict[str, Any], default: str) -> Call:
     arguments: Any = next((candidate for candidate in candidates if candidate is not None), {})
     if isinstance(arguments, str):
         try:
-            arguments = msgspec.json.decode(arguments or "{}")
-        except msgspec.DecodeError:
+            arguments = json_object(arguments.encode())
+        except ApiError:
             arguments = None
     return Call(str(inner.get("id") or entry.get("id") or ""), str(name), arguments)
 

@@ -163,6 +163,7 @@ async def test_the_ai_route_answers_plain_clients_with_one_json_body(stack: Stac
     assert answer["metadata"]["run"] == response.headers["X-Run-Id"]
     assert missing.status_code == 404
     assert missing.json() == {"success": False, "error": "Contact not found", "code": "NOT_FOUND"}
+    assert response.headers["Cache-Control"] == missing.headers["Cache-Control"] == "no-store"
 
 
 async def test_a_tool_that_has_more_to_say_than_its_result_still_ends_a_json_answer(stack: Stack) -> None:
@@ -347,12 +348,13 @@ async def test_vapi_gets_one_result_per_call_in_order_whatever_fails(stack: Stac
         {"id": "5", "name": "get_contact_by_phone", "arguments": {"phone": "+15550009999"}},
         {"id": "6", "arguments": {}},
         {"id": "7", "name": "send_sms", "arguments": {"contactId": "contact_123", "message": "two\nlines"}},
+        {"id": "8", "name": "get_location", "arguments": "[" * 3_000},
     )
     async with stack.http() as http:
         response = await http.post("/api/ai/get_location", json=body)
     results = response.json()["results"]
-    assert [result["toolCallId"] for result in results] == list("1234567")
-    assert ["error" in result for result in results] == [False, True, True, True, True, False, False]
+    assert [result["toolCallId"] for result in results] == list("12345678")
+    assert ["error" in result for result in results] == [False, True, True, True, True, False, False, True]
     assert results[4] == {"toolCallId": "5", "name": "get_contact_by_phone", "error": "Contact not found"}
     assert results[5]["name"] == "get_location", "the route's tool is the default"
     assert all("\n" not in result.get("result", result.get("error")) for result in results)
