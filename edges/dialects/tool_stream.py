@@ -161,6 +161,7 @@ async def _stream(request: web.Request, caller: Caller, raw: bytes, wire: Wire) 
 
 async def _answer_json(request: web.Request, caller: Caller, raw: bytes) -> web.Response:
     events, headers = await collect(request, caller, tool_run(request, caller, raw))
+    headers |= {"Cache-Control": "no-store"}  # not every cache knows what X-Tenant-API-Key is
     last = codec.decode(events[-1])
     if isinstance(last, ToolCompleted):
         return web.json_response(result_of(events[-1], last), headers=headers, dumps=dumps)
