@@ -107,7 +107,7 @@ async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget
     try:
         budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
     except WritesRefused:  # reads go on, and nothing that costs more can be started now
-        return Budget(True, limit, limit, quota.window_s)
+        budget = Budget(True, limit, limit, quota.window_s)
     request[BUDGET] = (bucket, budget)
     return budget
 
