@@ -62,33 +62,31 @@ class OpenStreams:
         self._counts: Counter[OrgId] = Counter()
         self.draining = False
 
-    @contextmanager
-    def opened(self, caller: Caller, connection: Connection, *, endless: bool = False) -> Iterator[None]:
-        """Belongs to the caller while the stream is open.
+    def opened(self, caller: Caller, connection: Connection, *, endless: bool = False) -> _Opened:
+        """Use as `with`: the stream belongs to the caller while it is open.
 
         It ends when its credential does, and when its ticket opens another one; an `endless` one after 80-100 % of
         the lifetime, so that clients that came together do not return together.
         """
+        return _Opened(self, caller, connection, endless)
+
+    def add(self, caller: Caller, connection: Connection, *, endless: bool) -> None:
         self._open[connection] = caller
         self._counts[caller.org] += 1
         if caller.ticket is not None:
             self._replace(caller.ticket, connection)
-        expiry = _at(caller.expires_at, connection.abort)
         if endless:
             lasts_s = self._lifetime_s * random.uniform(*ROTATED_AT) or math.inf
             self._idle[connection] = asyncio.get_running_loop().time() + lasts_s
-        try:
-            yield
-        finally:
-            if expiry is not None:
-                expiry.cancel()
-            if caller.ticket is not None and self._by_ticket.get(caller.ticket.ticket) is connection:
-                del self._by_ticket[caller.ticket.ticket]
-            self._counts[caller.org] -= 1
-            if not self._counts[caller.org]:
-                del self._counts[caller.org]
-            self._idle.pop(connection, None)
-            del self._open[connection]
+
+    def remove(self, caller: Caller, connection: Connection) -> None:
+        if caller.ticket is not None and self._by_ticket.get(caller.ticket.ticket) is connection:
+            del self._by_ticket[caller.ticket.ticket]
+        self._counts[caller.org] -= 1
+        if not self._counts[caller.org]:
+            del self._counts[caller.org]
+        self._idle.pop(connection, None)
+        del self._open[connection]
 
     @contextmanager
     def idle(self, connection: Connection) -> Iterator[None]:
@@ -164,6 +162,28 @@ class OpenStreams:
             for (_, connection), is_newest in zip(some, newest, strict=True):
                 if not is_newest:
                     connection.abort()
+
+
+class _Opened:
+    """A generator in its place would cost every open stream half a KiB more."""
+
+    __slots__ = ("_caller", "_connection", "_endless", "_expiry", "_streams")
+
+    def __init__(self, streams: OpenStreams, caller: Caller, connection: Connection, endless: bool) -> None:
+        self._streams = streams
+        self._caller = caller
+        self._connection = connection
+        self._endless = endless
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._streams.add(self._caller, self._connection, endless=self._endless)
+        self._expiry = _at(self._caller.expires_at, self._connection.abort)
+
+    def __exit__(self, *_: object) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._streams.remove(self._caller, self._connection)
 
 
 def _at(moment_s: float | None, call: Callable[[], None]) -> asyncio.TimerHandle | None:

@@ -7,8 +7,8 @@ the tailer has seen, it joins its channel in the same step (nothing is awaited i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 from aiohttp import web
@@ -72,6 +72,7 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
             try:
                 request.protocol.keep_alive(False)  # no timer for what comes after it
                 request.writer.send_headers()
+                response.headers.clear()  # as much as a KiB, for as long as the stream is open
                 opening = retry() if plan.format.wire is SSE else b""
                 if plan.start.gap is not None:
                     opening += gap_bytes(plan.format, plan.start.gap)
@@ -85,20 +86,34 @@ async def respond(request: web.Request, plan: Plan) -> web.StreamResponse:
 
 async def deliver(request: web.Request, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
     """Sends what the plan shows until that is over. Raises StreamCut where the connection has to break off."""
-    log = request.app[LOG]
+    log, loop = request.app[LOG], asyncio.get_running_loop()
     await _reach(request, log, audience, subscriber, plan, plan.begins)
-    await _follow(request, log, audience, subscriber, plan)
+    while True:
+        if subscriber.restarts != audience.restarts:
+            await _announce_gap(request, log, audience, subscriber, plan)
+        if await _catch_up(request, log, audience, subscriber, plan):
+            return
+        if subscriber.restarts != audience.restarts or subscriber.position != audience.ring.head:
+            await _reach(request, log, audience, subscriber, plan)
+            continue
+        subscriber.wake = loop.create_future()
+        channel = audience.join(subscriber, plan.filter, plan.format)
+        try:
+            await (subscriber.wake if plan.alive is None else _woken(subscriber.wake, plan.alive, request.app[PACE]))
+        finally:
+            audience.part(subscriber, channel)
+            subscriber.wake = None
+        if subscriber.transport.is_closing():
+            raise StreamCut
+        await _drained(request, subscriber)
+        if subscriber.ended:
+            return
 
 
-@contextmanager
-def counted(format: Format) -> Iterator[None]:
+def counted(format: Format) -> AbstractContextManager[object]:
+    """While a stream is open."""
     name = format.dialect.name.partition(":")[0]  # what follows would be a label for every session
-    gauge = SUBSCRIBERS.labels(name, format.wire.name)
-    gauge.inc()
-    try:
-        yield
-    finally:
-        gauge.dec()
+    return SUBSCRIBERS.labels(name, format.wire.name).track_inprogress()
 
 
 async def _reach(
@@ -120,30 +135,6 @@ async def _reach(
                     return
             await send(request, subscriber, plan.format, plan.format.wire.heartbeat)
         if subscriber.restarts != audience.restarts:
-            return
-
-
-async def _follow(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        if subscriber.restarts != audience.restarts:
-            await _announce_gap(request, log, audience, subscriber, plan)
-        if await _catch_up(request, log, audience, subscriber, plan):
-            return
-        if subscriber.restarts != audience.restarts or subscriber.position != audience.ring.head:
-            await _reach(request, log, audience, subscriber, plan)
-            continue
-        subscriber.wake = loop.create_future()
-        channel = audience.join(subscriber, plan.filter, plan.format)
-        try:
-            await (subscriber.wake if plan.alive is None else _woken(subscriber.wake, plan.alive, request.app[PACE]))
-        finally:
-            audience.part(subscriber, channel)
-            subscriber.wake = None
-        if subscriber.transport.is_closing():
-            raise StreamCut
-        await _drained(request, subscriber)
-        if subscriber.ended:
             return
 
 

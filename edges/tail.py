@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 
 import structlog
 from aiohttp import web
@@ -62,18 +61,21 @@ class Tailer:
             tasks.create_task(self._pump(), name="tailer")
             tasks.create_task(self._beat(), name="heartbeat")
 
-    @asynccontextmanager
-    async def audience(self, org: OrgId) -> AsyncIterator[Audience]:
-        """The organization's live window; it is tailed from now on until nobody has needed it for a minute."""
+    def audience(self, org: OrgId) -> Attendance:
+        """Use as `async with`: the organization's live window; it is tailed from now on until nobody has needed it for
+        a minute."""
+        return Attendance(self, org)
+
+    async def enter(self, org: OrgId) -> Audience:
         audience = self._audiences.get(org) or await self._open(org)
         audience.streams += 1
         self._idle_since.pop(org, None)
-        try:
-            yield audience
-        finally:
-            audience.streams -= 1
-            if audience.streams == 0:
-                self._idle_since[org] = time.monotonic()
+        return audience
+
+    def leave(self, audience: Audience) -> None:
+        audience.streams -= 1
+        if audience.streams == 0:
+            self._idle_since[audience.org] = time.monotonic()
 
     def subscribers(self) -> Iterable[Subscriber]:
         for audience in self._audiences.values():
@@ -207,6 +209,25 @@ class Tailer:
                 if now - since > IDLE_AUDIENCE_S:
                     del self._idle_since[org]
                     self._audiences.pop(org, None)
+
+
+class Attendance:
+    """A generator in its place would cost every open stream half a KiB more."""
+
+    __slots__ = ("_audience", "_org", "_tailer")
+
+    def __init__(self, tailer: Tailer, org: OrgId) -> None:
+        self._tailer = tailer
+        self._org = org
+        self._audience: Audience | None = None
+
+    async def __aenter__(self) -> Audience:
+        self._audience = await self._tailer.enter(self._org)
+        return self._audience
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._audience is not None
+        self._tailer.leave(self._audience)
 
 
 TAILER = web.AppKey("tailer", Tailer)
