@@ -34,7 +34,7 @@ from edges.runs import (
     start_or_attach,
 )
 from edges.subscriptions import Format
-from edges.wire import SSE, SSE_TYPE, Frame, Wire
+from edges.wire import NDJSON, SSE, SSE_TYPE, Frame, Wire
 from eventstore import codec
 from eventstore.append import Append, fingerprint
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -109,6 +109,13 @@ def _render(session: str, event: Recorded) -> list[Frame]:
     return []
 
 
+def _render_lines(session: str, event: Recorded) -> list[Frame]:
+    """Where frames have no names, the name is the object's type."""
+    return [
+        Frame(b'{"type":"%b",%b' % ((frame.name or "").encode(), frame.data[1:])) for frame in _render(session, event)
+    ]
+
+
 def _session_frame(message: MessageReceived) -> Frame:
     return _frame("session", _session_data(*_kept(message)))
 
@@ -155,6 +162,8 @@ def run_dialect(wire: Wire, root: Recorded) -> Dialect:
     the same conversation."""
     message = codec.decode(root)
     session = _kept(message)[0] if isinstance(message, MessageReceived) else ""
+    if wire is NDJSON:
+        return Dialect(f"health-lines:{session}", partial(_render_lines, session), retells=True)
     return Dialect(f"health:{session}", partial(_render, session), named=True, retells=True)
 
 

@@ -28,7 +28,7 @@ from eventstore.events.replies import (
 from eventstore.events.sessions import SessionCreated, SessionEnded, SessionRequested
 from eventstore.provider_settings import ProviderSettings
 from eventstore.read_models import ReadModels
-from eventstore.schema import Body, Event
+from eventstore.schema import Body, Event, Position
 from projections.engine import Engine
 from tests.support.chatkit_api import KEY, WORKFLOW, ChatKitApi, chatkit_api
 from tests.support.stack import DEMO, Stack, stacked
@@ -326,8 +326,8 @@ async def test_a_key_without_a_workflow_is_not_configured(redis_url: str) -> Non
 # How a run's events are shown
 
 
-async def frames_of(stack: Stack, *bodies: Body) -> list[tuple[str | None, Data]]:
-    """The frames after `session` of a run whose question came by this surface."""
+async def run_of(stack: Stack, *bodies: Body) -> Position:
+    """A run whose question came by this surface."""
     asked = MessageReceived(
         message_id="m",
         assistant="health-agent",
@@ -338,7 +338,12 @@ async def frames_of(stack: Stack, *bodies: Body) -> list[tuple[str | None, Data]
     [run] = await stack.append(Event(asked, "customer"))
     for body in bodies:
         await stack.append(Event(body, "test", run=run))
-    async with stack.open(f"/v1/runs/{run}/stream") as stream:
+    return run
+
+
+async def frames_of(stack: Stack, *bodies: Body) -> list[tuple[str | None, Data]]:
+    """Its frames after `session`."""
+    async with stack.open(f"/v1/runs/{await run_of(stack, *bodies)}/stream") as stream:
         first, *frames = await stream.rest()
     assert (first.event, first.data) == ("session", {"sessionId": "cksess_1", "userId": "u", "workflowId": "wf_1"})
     return [(frame.event, frame.data) for frame in frames]
@@ -395,6 +400,15 @@ async def test_an_answer_that_is_not_the_assistants_ends_in_the_surfaces_shape(
     frames = await frames_of(quiet, *events)
     assert [name for name, _ in frames] == names
     assert frames[-1][1].get("code") == code
+
+
+async def test_as_lines_every_frame_tells_its_type(quiet: Stack) -> None:
+    run = await run_of(quiet, ReplyFailed(code="TIMEOUT", detail="no answer within 120 s"))
+    async with quiet.http() as client:
+        text = (await client.get(f"/v1/runs/{run}/stream", headers={"Accept": "application/x-ndjson"})).text
+    session, error = map(msgspec.json.decode, text.splitlines())
+    assert list(session) == ["id", "type", "sessionId", "userId", "workflowId"]
+    assert error.items() >= {"type": "error", "code": "TIMEOUT"}.items()
 
 
 # Repetition and resume
