@@ -244,6 +244,7 @@ async def test_an_id_of_another_question_is_refused(stack: Stack) -> None:
         '{"message": ""}',
         '{"message": 7}',
         '{"message": "a", "id": ""}',
+        '{"message": "a", "id": true}',
         '{"type": "ack"}',
         '{"type": "ack", "id": "yesterday"}',
         b"binary",
