@@ -22,6 +22,7 @@ from edges import call_reports
 from edges.app_keys import LOG, PROVIDERS, PUBLIC_URL
 from edges.errors import POSITION, ApiError
 from edges.intake import Accepted, record, webhook_key
+from edges.runs import run_headers
 from edges.webhooks.receive import counting, form_of, number_of, organization_of, required, unsigned
 from eventstore.append import Append
 from eventstore.events.calls import CallStatusReported
@@ -51,8 +52,9 @@ KEYWORDS: dict[str, Keyword] = {
 
 async def incoming(request: web.Request) -> web.Response:
     with counting("twilio") as counted:
-        counted.was(not (await _take_message(request)).replayed)
-    return _twiml()
+        accepted = await _take_message(request)
+        counted.was(not accepted.replayed)
+    return _twiml(run_headers(accepted.run))
 
 
 async def status(request: web.Request) -> web.Response:
@@ -235,8 +237,8 @@ def _fields(form: MultiDict[str]) -> dict[str, str]:
     return {name: ", ".join(form.getall(name)) for name in form}
 
 
-def _twiml() -> web.Response:
-    return web.Response(body=TWIML, content_type="text/xml")
+def _twiml(headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=TWIML, content_type="text/xml", headers=headers)
 
 
 ROUTES = (

@@ -169,6 +169,15 @@ async def test_twenty_duplicates_at_once_are_one_event() -> None:
         assert count("duplicate") == before + 19
 
 
+async def test_the_answer_to_a_message_names_its_run() -> None:
+    async with serving(*ROUTES, development=True) as edge:
+        answers = [await edge.client.post(INCOMING, data=form("sms_incoming.form")) for _ in range(2)]
+        [event] = await edge.events()
+        for answer in answers:
+            assert answer.headers["X-Run-Id"] == str(event.position)
+            assert answer.headers["Location"] == f"/v1/runs/{event.position}/stream"
+
+
 async def test_a_retry_with_other_headers_and_added_fields_is_still_a_duplicate() -> None:
     async with signing(SIGNED) as edge:
         fields = form("sms_incoming.form")
