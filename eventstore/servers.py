@@ -43,10 +43,10 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
 
 
 async def check_kind(pipe: Pipe) -> None:
-    """Raises StoreMisconfigured for a node of a Cluster that is addressed as if it were all of it."""
-    if isinstance(pipe, ClusterPipe):
-        return
-    if b"redis_mode:cluster" in await pipe.call("INFO", "server"):
+    """Raises StoreUnavailable if nothing answers, and StoreMisconfigured for a node of a Cluster that is addressed as
+    if it were all of it."""
+    info = await pipe.call("INFO", "server")
+    if b"redis_mode:cluster" in info and not isinstance(pipe, ClusterPipe):
         raise StoreMisconfigured("it is a node of a Redis Cluster: its address begins with redis+cluster://")
 
 

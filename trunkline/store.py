@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 from eventstore.connection import Pipe
@@ -25,16 +25,15 @@ def store_url(settings: Settings) -> str:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Pipe]:
-    """A connection for a few calls. Raises StartError when nothing answers there."""
-    try:
-        pipe = pipe_to(url)
-        await check_kind(pipe)
-    except (StoreError, ValueError) as error:
-        raise StartError(f"Redis at {shown(url)} cannot be used: {error}") from error
-    try:
+    """A connection for a few calls. Raises StartError when nothing answers there that can hold the log."""
+    async with AsyncExitStack() as stack:
+        try:
+            pipe = pipe_to(url)
+            stack.push_async_callback(pipe.close)
+            await check_kind(pipe)
+        except (StoreError, ValueError) as error:
+            raise StartError(f"Redis at {shown(url)} cannot be used: {error}") from error
         yield pipe
-    finally:
-        await pipe.close()
 
 
 def shown(url: str) -> str:
