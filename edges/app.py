@@ -13,6 +13,7 @@ from edges import app_keys, cors, health, limits
 from edges.app_keys import (
     CALLBACKS_ALLOWED,
     CAPS,
+    CONSUMERS,
     DEFAULT_NAME,
     DEVELOPMENT,
     ENGINE,
@@ -30,6 +31,7 @@ from edges.app_keys import (
     Quota,
 )
 from edges.bodies import MAX_BODY_BYTES
+from edges.consumers import CONNECTIONS, Connections
 from edges.cors import cors_middleware
 from edges.dialects import DIALECTS, RUN_DIALECTS
 from edges.errors import error_middleware
@@ -42,6 +44,7 @@ from edges.tail import TAILER, Tailer
 from edges.webhooks import WEBHOOK_SOURCES
 from eventstore.append import APPEND
 from eventstore.collect import COLLECT
+from eventstore.consumers import CONSUMER, IDLE_S, Consumers
 from eventstore.durability import Durability, barrier_for
 from eventstore.limits import LIMIT, Limits
 from eventstore.log import Log
@@ -74,6 +77,7 @@ class EdgeSettings(NamedTuple):
     cors_origins: tuple[str, ...] = ()
     callback_allow: tuple[str, ...] = ()
     max_facts: int = 0
+    consumer_idle_s: float = IDLE_S
     durability: Durability = "local"
     pace: Pace = Pace()
     window: Window = Window()
@@ -83,7 +87,9 @@ def build(settings: EdgeSettings) -> web.Application:
     """The application; connections are made when it starts."""
     cors_middlewares = [cors_middleware(settings.cors_origins)] if settings.cors_origins else []
     app = web.Application(middlewares=[error_middleware, *cors_middlewares], client_max_size=MAX_BODY_BYTES)
-    pipe = pipe_to(settings.redis_url, [APPEND, COLLECT, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S)
+    pipe = pipe_to(
+        settings.redis_url, [APPEND, COLLECT, CONSUMER, LIMIT, TICKET, ADVANCE, FLIP], timeout_s=REPLY_LIMIT_S
+    )
     blocking = pipe_to(settings.redis_url, timeout_s=BLOCKING_LIMIT_S)
     organizations = Organizations(pipe, settings.secret_key)
     log = Log(pipe, max_facts=settings.max_facts)
@@ -96,6 +102,8 @@ def build(settings: EdgeSettings) -> web.Application:
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace
     app[TAILER] = Tailer(log, blocking, settings.pace, settings.window)
     app[CAPS], app[TICKETS] = settings.caps, Tickets(pipe)
+    app[CONSUMERS] = Consumers(pipe, idle_s=settings.consumer_idle_s)
+    app[CONNECTIONS] = Connections(app[CONSUMERS])
     if settings.jwt is not None:
         app[JWTS] = Jwts(settings.jwt)
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS], settings.pace.lifetime_s), InFlight()
@@ -111,7 +119,9 @@ def build(settings: EdgeSettings) -> web.Application:
     async def background(app: web.Application) -> AsyncIterator[None]:
         log.wait_for(await barrier_for(pipe, settings.durability))
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(app[TAILER].run()), tasks.create_task(app[STREAMS].watch())]
+            running = [
+                tasks.create_task(work) for work in (app[TAILER].run(), app[STREAMS].watch(), app[CONNECTIONS].watch())
+            ]
             yield
             for task in running:
                 task.cancel()

@@ -10,6 +10,7 @@ from aiohttp import web
 from edges.jwt import Jwts
 from edges.ring import Dialect
 from edges.wire import Wire
+from eventstore.consumers import Consumers
 from eventstore.limits import WINDOW_S, Limits
 from eventstore.log import Log
 from eventstore.organizations import Organizations
@@ -42,6 +43,7 @@ LOG = web.AppKey("log", Log)
 ORGANIZATIONS = web.AppKey("organizations", Organizations)
 PROVIDERS = web.AppKey("providers", Providers)
 ENGINE = web.AppKey("engine", Engine)
+CONSUMERS = web.AppKey("consumers", Consumers)
 TICKETS = web.AppKey("tickets", Tickets)
 JWTS = web.AppKey("jwts", Jwts)
 """Only where JWT is configured."""

@@ -79,13 +79,18 @@ def requested(request: web.Request) -> Requested | None:
     if (seen := last_seen(request)) is not None:
         return seen
     after = request.query.get("after", "").strip()
-    if after in ("", "now"):
+    return parse_after("after", after) if after else None
+
+
+def parse_after(name: str, text: str) -> Requested | None:
+    """`0`, a position, or an RFC 3339 time; None for `now`. Malformed: 400."""
+    if text == "now":
         return None
-    if after == "0":
-        return Requested(after, ORIGIN, resumes=True)
-    if "-" in after and after.replace("-", "").isdigit() and after.count("-") == 1:
-        return Requested(after, parse_position("after", after), resumes=True)
-    return Requested(after, _moment("after", after), resumes=False)
+    if text == "0":
+        return Requested(text, ORIGIN, resumes=True)
+    if "-" in text and text.replace("-", "").isdigit() and text.count("-") == 1:
+        return Requested(text, parse_position(name, text), resumes=True)
+    return Requested(text, _moment(name, text), resumes=False)
 
 
 def parse_position(source: str, text: str) -> Position:
@@ -152,6 +157,11 @@ async def gap_from_start(log: Log, org: OrgId, asked: str, reason: Literal["trim
 async def survives(log: Log, org: OrgId, position: Position) -> bool:
     """Whether a position that was shown is still one of this log."""
     return await _refusal(log, org, position, exact=True) in (None, "trimmed")
+
+
+def unknown(name: str, position: Position | str) -> ApiError:
+    """What is acknowledged must have been sent: a mistaken position would skip what lies before it."""
+    return ApiError(422, "UNKNOWN_POSITION", f"{name}: {position} is no position of this log")
 
 
 async def _refusal(

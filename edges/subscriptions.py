@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+import msgspec
+
 from edges.ring import Dialect, Entry
 from edges.wire import Frame, Wire, http_chunk
 from eventstore.collect import Scope
@@ -48,6 +50,21 @@ class Filter(NamedTuple):
         if self.scope.startswith("run:"):
             return Scope(org, "r", self.scope[4:], self.deltas)
         return Scope(org, "c", self.scope, self.deltas)
+
+
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A filter as a client writes it, conversations by their id; encoded, it is the same text for the same filter."""
+
+    conversation: str = ""
+    run: str = ""
+    types: tuple[str, ...] = ()
+    deltas: bool = True
+
+    @property
+    def filter(self) -> Filter:
+        if self.conversation:
+            return Filter(self.conversation, self.types, self.deltas, self.run)
+        return Filter(f"run:{self.run}" if self.run else "", self.types, self.deltas)
 
 
 class Shown(NamedTuple):

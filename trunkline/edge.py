@@ -112,6 +112,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         providers=settings.providers,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,
+        consumer_idle_s=settings.consumer_idle_s,
         callback_allow=settings.callback_allow,
         caps=Caps(process=_room(settings)),
         pace=Pace(lifetime_s=settings.stream_lifetime_s),

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from eventstore.consumers import IDLE_S
 from eventstore.limits import Ceiling, Ceilings
 from eventstore.provider_settings import FIELDS, ProviderSettings
 from trunkline.errors import StartError
@@ -101,6 +102,8 @@ class Settings(BaseSettings):
     """How much may leave to one customer and from one organization, so that a loop with another machine ends."""
     agent_idle_s: float = Field(900, gt=0, validation_alias=_own("AGENT_IDLE_S"))
     """A person who holds a conversation and writes nothing for so long hands it back."""
+    consumer_idle_s: float = Field(IDLE_S, ge=60, validation_alias=_own("CONSUMER_IDLE_S"))
+    """A durable consumer that nobody has opened or acknowledged for so long is forgotten."""
     drain_s: float = Field(8, gt=0, le=3_600, validation_alias=_own("DRAIN_S"))
     """What an edge that is told to stop takes at most. Docker kills after 10 s."""
     stream_lifetime_s: float = Field(3_600, ge=0, validation_alias=_own("STREAM_LIFETIME_S"))

@@ -1,7 +1,7 @@
 """The native surface: events as they are.
 
-`GET /v1/events/stream` (SSE, NDJSON): one event = one frame, unnamed, or named by its type with `?named=1`;
-frames `position` and `gap` besides.
+`GET /v1/events/stream` (SSE, NDJSON, WebSocket): one event = one frame, unnamed, or named by its type with `?named=1`;
+frames `position` and `gap` besides. `?consumer=` makes it durable.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from edges import resume
 from edges.addresses import conversation_of
-from edges.app_keys import LOG, ORGANIZATIONS
+from edges.app_keys import ORGANIZATIONS
 from edges.auth import require
+from edges.consumers import newest, opening, subscription
 from edges.errors import ApiError
-from edges.limits import charge_open
+from edges.followers import follow
 from edges.respond import Plan, respond
 from edges.ring import Dialect
-from edges.subscriptions import Filter, Format
+from edges.subscriptions import Asked, Format
+from edges.websocket import upgrades
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
 from eventstore import codec
 from eventstore.organizations import Organization
@@ -68,18 +69,16 @@ def wire_of(request: web.Request) -> Wire:
     return NDJSON if NDJSON_TYPE in request.headers.get("Accept", "") else SSE
 
 
-def filter_of(request: web.Request, organization: Organization) -> Filter:
+def asked_of(request: web.Request, organization: Organization) -> Asked:
     """`conversation=` (id or address), `types=reply.*,tool.completed`, `run=`, `deltas=0`."""
     query = request.query
-    types = tuple(part.strip() for part in query.get("types", "").split(",") if part.strip())
+    types = {part.strip() for part in query.get("types", "").split(",") if part.strip()}
     deltas = query.get("deltas", "1") not in ("0", "false", "no")
     if run := query.get("run", ""):
         run = str(parse_position("run", run))
-    conversation = query.get("conversation", "")
-    if conversation:
+    if conversation := query.get("conversation", ""):
         conversation = conversation_of(organization, conversation)
-        return Filter(conversation, types, deltas, run)
-    return Filter(f"run:{run}" if run else "", types, deltas)
+    return Asked(conversation, run, tuple(sorted(types)), deltas)
 
 
 def parse_position(name: str, text: str) -> Position:
@@ -92,16 +91,15 @@ def parse_position(name: str, text: str) -> Position:
 async def stream(request: web.Request) -> web.StreamResponse:
     caller = await require(request, "events:read")
     organization = await request.app[ORGANIZATIONS].require(caller.org)
-    log, wire = request.app[LOG], wire_of(request)
-    filter = filter_of(request, organization)
-    start = await resume.start(log, caller.org, resume.requested(request))
-    await charge_open(request, caller, free=start.returns, subscription=True)
+    asked = asked_of(request, organization)
     dialect = NATIVE_NAMED if request.query.get("named") in ("1", "true") else NATIVE
-    format = Format(dialect, wire, request.version >= (1, 1), tells_position=True)
-    opening = b""
-    if start.gap is None and (at := await resume.stands_at(log, caller.org, start)) is not None:
-        opening = format.position(at)
-    return await respond(request, Plan(caller, filter, format, start, opening))
+    begun = await subscription(request, caller, asked)
+    if upgrades(request):
+        return await follow(request, caller, begun, dialect)
+    format = Format(dialect, wire_of(request), request.version >= (1, 1), tells_position=True)
+    plan = Plan(caller, begun.filter, format, begun.start, await opening(request, caller, begun.start, format))
+    with newest(request, caller, begun.consumer):
+        return await respond(request, plan)
 
 
 ROUTES = (web.get("/v1/events/stream", stream, allow_head=False),)

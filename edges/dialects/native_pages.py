@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from hashlib import sha256
 from urllib.parse import urlencode
 
@@ -12,14 +10,13 @@ from aiohttp import web
 from edges import resume
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.dialects.native import event_json, filter_of, parse_position
-from edges.errors import ApiError
+from edges.bodies import page_limit
+from edges.dialects.native import asked_of, event_json, parse_position
 from edges.limits import charge
 from edges.subscriptions import Filter
 from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
 
 MAX_PAGE = 1_000
-_LIMIT = re.compile(r"[0-9]{1,4}")
 
 
 async def page(request: web.Request) -> web.Response:
@@ -28,8 +25,8 @@ async def page(request: web.Request) -> web.Response:
     await charge(request, caller)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     query = request.query
-    limit = _limit(query)
-    filter = filter_of(request, organization)._replace(deltas=False)
+    limit = page_limit(query, 100, MAX_PAGE)
+    filter = asked_of(request, organization).filter._replace(deltas=False)
     if before := query.get("before"):
         events = await _backwards(request, caller, filter, parse_position("before", before), limit)
         link = ("prev", "before", events[0].position) if len(events) == limit else None
@@ -88,13 +85,6 @@ async def _backwards(
         found = [event for event in events if filter.covers(event) and filter.accepts(event)] + found
         at = events[0].position
     return found[-limit:]
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    text = query.get("limit", "100")
-    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
-        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
-    return int(text)
 
 
 ROUTES = (web.get("/v1/events", page, allow_head=False),)

@@ -64,8 +64,12 @@ class StreamClient:
         if self._body is not None:
             lines.append(f"Content-Length: {len(self._body)}")
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + (self._body or b""))
-        async with asyncio.timeout(LIMIT_S):
-            await self._read_head()
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await self._read_head()
+        except BaseException:
+            self._writer.transport.abort()
+            raise
         return self
 
     async def __aexit__(
