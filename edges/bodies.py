@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,6 +16,7 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_FAULTS = 5
 
+_LIMIT = re.compile(r"[0-9]{1,4}")
 _decode = msgspec.json.Decoder().decode
 _NAMES: dict[type, str] = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 
@@ -56,6 +58,14 @@ def validated(model: type[M], given: Mapping[str, Any]) -> M:
         return model.model_validate(given)
     except pydantic.ValidationError as error:
         raise ApiError(422, "INVALID_BODY", _faults(error)) from None
+
+
+def page_limit(query: Mapping[str, str], default: int, most: int) -> int:
+    """How many a list is to have: 1 to `most`, else 422."""
+    text = query.get("limit", str(default))
+    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= most:
+        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {most}, got {text[:20]!r}")
+    return int(text)
 
 
 def decoded(raw: bytes, decode: Callable[[bytes], T]) -> T:

@@ -6,6 +6,7 @@ What every route that starts work shares: begin, follow, re-attach, or wait for 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -26,8 +27,8 @@ from edges.wire import Frame, Wire
 from eventstore import codec
 from eventstore.append import DELTA_RETENTION_MS, fingerprint
 from eventstore.events import DELTA_TYPES, TERMINAL_TYPES
-from eventstore.events.messages import MessageReceived
-from eventstore.events.replies import ReplyCompleted, ReplyRestarted
+from eventstore.events.messages import MessageReceived, MessageSent
+from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
 from eventstore.organizations import conversation_id
@@ -45,6 +46,10 @@ STARTS_WORK = frozenset(
         "session.requested",
     }
 )
+
+
+CANCELLED = "the answer was cancelled"
+TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 
 
 class RunRequest(NamedTuple):
@@ -223,3 +228,19 @@ async def outcome(request: web.Request, caller: Caller, run: Position, timeout_s
                     {"Retry-After": "5", **run_headers(run)},
                 ) from None  # fmt: skip
     return events[: end + 1]  # what follows from the answer comes after it, in the same step or later
+
+
+def answer_of(events: Sequence[Recorded]) -> str:
+    """What was said to a run's question, by the assistant or by the person who holds the conversation."""
+    match codec.decode(events[-1]):
+        case ReplyCompleted(text=text):
+            return text
+        case ReplyDeferred(message_id=str(), text=text):
+            return text or "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
+        case ReplyDeferred():
+            raise ApiError(409, "HELD", TAKEN_OVER)
+        case ReplyFailed(code="TIMEOUT", detail=detail):
+            raise ApiError(504, "TIMEOUT", detail)
+        case ReplyFailed(code=code, detail=detail):
+            raise ApiError(500, code, detail)
+    raise ApiError(409, "CANCELLED", CANCELLED)

@@ -24,7 +24,10 @@ from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import (
     ANSWER_GRACE_S,
+    CANCELLED,
+    TAKEN_OVER,
     RunRequest,
+    answer_of,
     begin,
     ends_run,
     event_at,
@@ -55,8 +58,6 @@ DEADLINE_S = 120.0
 SOURCE = "health"
 ASSISTANT = "health-agent"
 PATH = "/functions/v1/health-agent"
-CANCELLED = "the answer was cancelled"
-TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 
 _encode = msgspec.json.encode
 
@@ -180,7 +181,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
     events = await outcome(request, caller, run, DEADLINE_S + ANSWER_GRACE_S)
     question = codec.decode(events[0])
     assert isinstance(question, MessageReceived)
-    body = await _session_body(request, caller, *_kept(question)) | {"response": _answer(events)}
+    body = await _session_body(request, caller, *_kept(question)) | {"response": answer_of(events)}
     return web.json_response(body, headers={**accepted.headers, **run_headers(run)})
 
 
@@ -198,22 +199,6 @@ async def _session_body(request: web.Request, caller: Caller, session: str, user
         "workflow": {"id": workflow},
     }
     return {"success": True, "session": shown, "message": "Session created successfully"}
-
-
-def _answer(events: list[Recorded]) -> str:
-    """What was said to the question, by the assistant or by the person who holds the conversation."""
-    match codec.decode(events[-1]):
-        case ReplyCompleted(text=text):
-            return text
-        case ReplyDeferred(message_id=str(), text=text):
-            return text or "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
-        case ReplyDeferred():
-            raise ApiError(409, "HELD", TAKEN_OVER)
-        case ReplyFailed(code="TIMEOUT", detail=detail):
-            raise ApiError(504, "TIMEOUT", detail)
-        case ReplyFailed(code=code, detail=detail):
-            raise ApiError(500, code, detail)
-    raise ApiError(409, "CANCELLED", CANCELLED)
 
 
 async def _stream(request: web.Request, caller: Caller, asked: Asked) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from aiohttp import web
 from edges import sessions
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
 from edges.auth import require
+from edges.bodies import page_limit
 from edges.dialects.health_agent import PATH
 from edges.errors import ApiError
 from edges.limits import charge
@@ -27,7 +28,6 @@ from projections.projection import timestamp
 from projections.sessions import SESSIONS, Session, latest
 
 DEFAULT_PAGE, MAX_PAGE = 50, 200
-_LIMIT = re.compile(r"[0-9]{1,3}")
 _NAMES = {"user": "User", "assistant": "Assistant", "agent": "Agent"}
 
 
@@ -45,7 +45,7 @@ async def threads(request: web.Request) -> web.Response:
     await charge(request, caller)
     owner = await sessions.owner_of(request, caller, user) if user else None
     model = await request.app[ENGINE].level(caller.org, SESSIONS)
-    found = await latest(model, _limit(request.query.get("limit", str(DEFAULT_PAGE))), owner)
+    found = await latest(model, page_limit(request.query, DEFAULT_PAGE, MAX_PAGE), owner)
     return _json({"success": True, "threads": [_shown(session) for session in found]})
 
 
@@ -124,12 +124,6 @@ def _file(session: Session, ending: str, content_type: str, body: bytes) -> web.
 
 def _json(body: dict[str, Any]) -> web.Response:
     return web.json_response(body, headers={"Cache-Control": "private, no-cache"})
-
-
-def _limit(text: str) -> int:
-    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
-        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
-    return int(text)
 
 
 ROUTES = (

@@ -19,7 +19,7 @@ from edges.bodies import parse_body, validated
 from edges.errors import ApiError
 from edges.intake import MAX_KEY_LENGTH
 from edges.ring import Dialect
-from edges.runs import RunRequest, collect, start_or_attach
+from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, answer_of, collect, start_or_attach
 from edges.sockets import Surface
 from edges.wire import SSE, WEBSOCKET, Frame, Wire
 from eventstore import codec
@@ -41,8 +41,6 @@ SOURCE = "loan"
 ASSISTANT = "loan-sales"
 PREVIEW_LENGTH = 200
 HEALTHY = b'{"status":"healthy","service":"loan-sales-assistant"}'
-CANCELLED = "the answer was cancelled"
-TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 
 _encode = msgspec.json.encode
 
@@ -150,23 +148,7 @@ async def chat(request: web.Request) -> web.Response:
     events, headers = await collect(request, caller, _run("/chat", asked))
     question = codec.decode(events[0])
     assert isinstance(question, MessageReceived)
-    return web.json_response({"response": _answer(events), "session_id": session_of(question)}, headers=headers)
-
-
-def _answer(events: list[Recorded]) -> str:
-    """What was said to the question: by the assistant, or by the person who holds the conversation."""
-    match codec.decode(events[-1]):
-        case ReplyCompleted(text=text):
-            return text
-        case ReplyDeferred(message_id=str(), text=text):
-            return text or "\n".join(body.text for body in map(codec.decode, events) if isinstance(body, MessageSent))
-        case ReplyDeferred():
-            raise ApiError(409, "HELD", TAKEN_OVER)
-        case ReplyFailed(code="TIMEOUT", detail=detail):
-            raise ApiError(504, "TIMEOUT", detail)
-        case ReplyFailed(code=code, detail=detail):
-            raise ApiError(500, code, detail)
-    raise ApiError(409, "CANCELLED", CANCELLED)
+    return web.json_response({"response": answer_of(events), "session_id": session_of(question)}, headers=headers)
 
 
 async def stream(request: web.Request) -> web.StreamResponse:

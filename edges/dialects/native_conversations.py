@@ -7,7 +7,6 @@ The stream begins with a frame `snapshot`; what follows are events, as on `/v1/e
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 from uuid import uuid4
@@ -20,7 +19,7 @@ from edges import resume
 from edges.addresses import Place, check_owner, phone_number, place_of
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.bodies import parse_body
+from edges.bodies import page_limit, parse_body
 from edges.dialects.native import NATIVE, wire_of
 from edges.dialects.native_runs import run_dialect
 from edges.errors import ApiError
@@ -43,7 +42,6 @@ from projections.projection import timestamp
 DEADLINE_S = 120.0
 DEFAULT_LIST, MAX_LIST = 50, 200
 STATES: tuple[State, ...] = get_args(State)
-_LIMIT = re.compile(r"[0-9]{1,3}")
 _encode = msgspec.json.encode
 
 
@@ -60,7 +58,7 @@ async def listed(request: web.Request) -> web.Response:
     """By their last activity, newest first; `q` is about the people they are with, `phone` about one number."""
     caller = await require(request, "events:read")
     await charge(request, caller)
-    state, limit = _state(request.query), _limit(request.query)
+    state, limit = _state(request.query), page_limit(request.query, DEFAULT_LIST, MAX_LIST)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     model = await request.app[ENGINE].level(caller.org, CONVERSATIONS)
     if (named := await _named(request, organization)) is None:
@@ -205,13 +203,6 @@ def _state(query: Mapping[str, str]) -> State | None:
     if (state := next((known for known in STATES if known == text), None)) is None and text:
         raise ApiError(422, "BAD_STATE", f"state: expected one of {', '.join(STATES)}, got {text[:40]!r}")
     return state
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    text = query.get("limit", str(DEFAULT_LIST))
-    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_LIST:
-        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_LIST}, got {text[:20]!r}")
-    return int(text)
 
 
 ROUTES = (

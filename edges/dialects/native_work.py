@@ -5,7 +5,6 @@ Deciding is an event; a worker does the rest.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edges.app_keys import LOG
 from edges.auth import Caller, require
-from edges.bodies import parse_body
+from edges.bodies import page_limit, parse_body
 from edges.dialects.native import event_json
 from edges.errors import ApiError
 from edges.limits import charge
@@ -26,7 +25,6 @@ from projections.projection import timestamp
 
 DEFAULT_PAGE, MAX_PAGE = 50, 200
 SHOWN_BEHIND = 100
-_LIMIT = re.compile(r"[0-9]{1,3}")
 
 
 class Deciding(BaseModel):
@@ -41,7 +39,7 @@ async def listed(request: web.Request) -> web.Response:
     """From the one that has been waiting longest; `Link` leads on."""
     caller = await require(request, "admin")
     await charge(request, caller)
-    limit, after = _limit(request.query.get("limit", str(DEFAULT_PAGE))), request.query.get("after")
+    limit, after = page_limit(request.query, DEFAULT_PAGE, MAX_PAGE), request.query.get("after")
     lanes = await ParkedWork(request.app[LOG]).page(caller.org, after, limit)
     if lanes is None:
         raise _not_parked(after or "")
@@ -119,12 +117,6 @@ def shown(lane: ParkedLane) -> dict[str, Any]:
         "error": lane.error,
         "behind": lane.behind,
     }
-
-
-def _limit(text: str) -> int:
-    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
-        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
-    return int(text)
 
 
 ROUTES = (

@@ -6,8 +6,6 @@ is the same without the stream: 202, and the answer goes to `callback_url`. `GET
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import urlencode
 from uuid import uuid4
@@ -18,12 +16,12 @@ from pydantic import BaseModel, StringConstraints
 
 from edges.app_keys import CALLBACKS_ALLOWED, ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
-from edges.bodies import parse_body
+from edges.bodies import page_limit, parse_body
 from edges.errors import ApiError
 from edges.limits import charge
 from edges.resume import parse_position
 from edges.ring import Dialect
-from edges.runs import RunRequest, begin, run_headers, start_or_attach
+from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, begin, run_headers, start_or_attach
 from edges.wire import SSE, Frame, Wire
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -46,10 +44,7 @@ from projections.projection import timestamp
 DEADLINE_S = 120.0
 SOURCE = "staff"
 DEFAULT_PAGE, MAX_PAGE = 50, 200
-_LIMIT = re.compile(r"[0-9]{1,3}")
 
-CANCELLED = "the answer was cancelled"
-TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
 ANSWERED_ELSEWHERE = "this message was answered together with another one"
 
 _encode = msgspec.json.encode
@@ -160,7 +155,7 @@ async def messages(request: web.Request) -> web.Response:
     caller = await require(request, "chat:write", "events:read")
     staff_id = await _staff(request, caller)
     await charge(request, caller)
-    limit = _limit(request.query)
+    limit = page_limit(request.query, DEFAULT_PAGE, MAX_PAGE)
     before = parse_position("before", text) if (text := request.query.get("before")) else None
     found = await _before_position(request, caller, address_of(staff_id, caller), before, limit)
     headers = {"Cache-Control": "private, no-cache"}
@@ -210,13 +205,6 @@ def shown(event: Recorded) -> Shown | None:
         case MessageSent(message_id=message_id, text=text):
             return Shown(event.position, message_id, text, "assistant")
     return None
-
-
-def _limit(query: Mapping[str, str]) -> int:
-    text = query.get("limit", str(DEFAULT_PAGE))
-    if not _LIMIT.fullmatch(text) or not 1 <= int(text) <= MAX_PAGE:
-        raise ApiError(422, "BAD_LIMIT", f"limit: expected 1 to {MAX_PAGE}, got {text[:20]!r}")
-    return int(text)
 
 
 ROUTES = (
