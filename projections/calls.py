@@ -24,6 +24,7 @@ from eventstore.events.calls import (
 )
 from eventstore.schema import Body, Position, Recorded
 from projections import phones
+from projections.engine import ReadModel
 from projections.projection import Fact, Projection
 
 KEPT_MS = 7 * 24 * 3_600_000
@@ -96,7 +97,17 @@ def _rank(status: str) -> int:
     return 9 if status in FINAL else RANKS.get(status, -1)
 
 
-CALLS: Projection[Call] = Projection("calls", 1, Call, touches, evolve)
+def terms(call: Call) -> set[str]:
+    """Calls without an end, the longest first."""
+    return {f"open:{call.started_at}"} if call.outcome is None else set()
+
+
+CALLS: Projection[Call] = Projection("calls", 2, Call, touches, evolve, terms)
+
+
+async def unended(model: ReadModel[Call], limit: int) -> list[Call]:
+    found = await model.get_many(await model.keys_with_prefix("open:", limit))
+    return list(found.values())
 
 
 class Turn(NamedTuple):
@@ -215,6 +226,12 @@ def _end(told: Told, end: End, call: Call) -> Iterator[Keyed]:
             call_sid=told.sid, provider=told.provider, duration_s=end.duration_s, summary=end.summary
         )
         yield Keyed(once(told.sid, "summarized"), [summarized])
+
+
+def unheard(call: Call) -> Keyed:
+    """The end of a call that nobody reports on any more."""
+    ended = CallEnded(call_sid=call.sid, provider="nobody", outcome="unknown", duration_s=call.duration_s)
+    return Keyed(once(call.sid, "ended"), [ended])
 
 
 class Open(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Literal
 from eventstore.schema import Body, Personal
 
 Direction = Literal["inbound", "outbound"]
-Provider = Literal["twilio", "elevenlabs", "vapi", "outbox", "client"]
+Provider = Literal["twilio", "elevenlabs", "vapi", "outbox", "client", "nobody"]
 
 
 class CallRequested(Body, frozen=True, kw_only=True, tag="call.requested"):
@@ -75,7 +75,7 @@ class CallTurnRecorded(Body, frozen=True, kw_only=True, tag="call.turn_recorded"
 
 class CallEnded(Body, frozen=True, kw_only=True, tag="call.ended"):
     """Written once per call, by whoever reports the end first; `outcome` is completed, busy, no-answer, failed,
-    canceled or outbox. `reason` is the provider's own word for it."""
+    canceled or outbox, and unknown where nobody reports any. `reason` is the provider's own word for it."""
 
     call_sid: str
     provider: Provider

@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from eventstore import codec
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreError
+from eventstore.events.calls import CallEnded, CallInitiated
 from eventstore.events.control import ControlReleased
 from eventstore.events.messages import MessageSent
 from eventstore.leases import LEASE, Leases
 from eventstore.organizations import Organizations
-from eventstore.schema import Event, OrgId
+from eventstore.schema import ORIGIN, Event, OrgId
 from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
 from workers.idle_agents import release_idle
 from workers.jobs import JOBS
+from workers.silent_calls import LONGEST_MS, end_silent
 from workers.timers import Job, Timers
 from workers.work import Services
 
@@ -134,3 +137,21 @@ async def test_jobs_tick_until_the_worker_ends(shop: Workshop, pipe: Pipe) -> No
 
 def test_jobs_have_names_of_their_own() -> None:
     assert len({job.name for job in JOBS}) == len(JOBS)
+
+
+# Calls that nobody reports on
+
+
+async def test_a_call_whose_end_nobody_reports_is_ended_once(shop: Workshop) -> None:
+    services = shop.services()
+    begun = CallInitiated(call_sid="CA1", direction="outbound", provider="elevenlabs")
+    await shop.put(Event(begun, "provider:elevenlabs", ANN))
+    over = CallInitiated(call_sid="CA2", direction="inbound", provider="twilio")
+    await shop.put(Event(over, "provider:twilio", BEN))
+    await shop.put(Event(CallEnded(call_sid="CA2", provider="twilio", outcome="completed"), "provider:twilio", BEN))
+    assert await end_silent(services, ACME, later(services, LONGEST_MS / 1_000 - 60)) == 0
+    assert await end_silent(services, ACME, later(services, LONGEST_MS / 1_000 + 60)) == 1
+    assert await end_silent(services, ACME, later(services, LONGEST_MS / 1_000 + 360)) == 0
+    facts = await shop.log.read(ACME, ORIGIN, deltas=False)
+    assert codec.decode(facts[-1]) == CallEnded(call_sid="CA1", provider="nobody", outcome="unknown")
+    assert facts[-1].run == next(event for event in facts if event.type == "call.initiated").position
