@@ -22,10 +22,12 @@ ACTOR = "system:worker"
 
 
 async def answer(work: Work, question: MessageReceived, until: Position) -> Done:
-    """One attempt. The deadline counts anew for each: a worker that was down for long still answers afterwards."""
+    """One attempt. Somebody who chats waits for no longer than the deadline after the answer began, however many
+    attempts it takes; for all others it counts anew, so that a worker that was down for long still answers."""
     deadline_s = work.services.reply_deadline_s
+    spent_s = await _spent_s(work) if question.channel == "chat" and work.attempts > 1 else 0.0
     try:
-        async with asyncio.timeout(deadline_s) as deadline:
+        async with asyncio.timeout(deadline_s - spent_s) as deadline:
             model = await work.services.model(work.org)
             return await Answer(work, question, question.assistant or DEFAULT_ASSISTANT, model).give(until)
     except Rejected as error:
@@ -34,6 +36,14 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         if not deadline.expired():
             raise
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
+
+
+async def _spent_s(work: Work) -> float:
+    """Since the first attempt began; 0 if none has come so far."""
+    now_ms = work.services.now_ms()
+    past = await work.log.read_run(work.org, work.run, work.run, deltas=False)
+    began_ms = next((event.position.ms for event in past if event.type == "reply.started"), now_ms)
+    return (now_ms - began_ms) / 1_000
 
 
 def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:

@@ -9,7 +9,8 @@ from hashlib import sha256
 import pytest
 
 from eventstore import codec
-from eventstore.events.messages import MessageReceived
+from eventstore.events import TERMINAL_TYPES
+from eventstore.events.messages import Channel, MessageReceived
 from eventstore.events.replies import (
     ReplyAwaited,
     ReplyCancelled,
@@ -270,6 +271,20 @@ async def test_an_answer_that_takes_too_long_fails_with_a_timeout(shop: Workshop
     async with shop.worker(shop.services(model=model, reply_deadline_s=0.1)):
         await shop.seen.until_type("reply.failed")
     assert [failed.code for failed in shop.seen.bodies(ReplyFailed)] == ["TIMEOUT"]
+
+
+@pytest.mark.parametrize(("channel", "outcome"), [("chat", "reply.failed"), ("sms", "reply.completed")])
+async def test_who_chats_waits_no_longer_for_several_attempts_than_for_one(
+    shop: Workshop, channel: Channel, outcome: str
+) -> None:
+    """The pause before the second attempt is longer than the deadline."""
+    await shop.say("Hello", channel=channel)
+    model = ScriptedModel([ConnectionError("gone")], says("Good day"))
+    async with shop.worker(shop.services(model=model, reply_deadline_s=0.1)):
+        await shop.seen.until(lambda events: any(event.type in TERMINAL_TYPES for event in events))
+    [ended] = [event.type for event in shop.seen.events if event.type in TERMINAL_TYPES]
+    assert ended == outcome
+    assert [failed.code for failed in shop.seen.bodies(ReplyFailed)] == ["TIMEOUT"] * (channel == "chat")
 
 
 async def test_the_offline_assistant_answers_end_to_end(shop: Workshop) -> None:
