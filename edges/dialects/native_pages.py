@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -14,9 +15,19 @@ from edges.bodies import page_limit
 from edges.dialects.native import asked_of, event_json, parse_position
 from edges.limits import charge
 from edges.subscriptions import Filter
-from eventstore.schema import ORIGIN, ConversationId, Position, Recorded
+from eventstore.log import PAGE, Log
+from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
 
 MAX_PAGE = 1_000
+SCANNED_PAGES = 20
+"""A request looks through so many pages of the log for what its filter shows; then the client has to go on."""
+
+
+class Found(NamedTuple):
+    """A page, and where to go on: behind what was looked through, which may be more than what was found."""
+
+    events: list[Recorded]
+    further: Position | None
 
 
 async def page(request: web.Request) -> web.Response:
@@ -24,26 +35,30 @@ async def page(request: web.Request) -> web.Response:
     caller = await require(request, "events:read")
     await charge(request, caller)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
-    query = request.query
-    limit = page_limit(query, 100, MAX_PAGE)
+    log, limit = request.app[LOG], page_limit(request.query, 100, MAX_PAGE)
     filter = asked_of(request, organization).filter._replace(deltas=False)
-    if before := query.get("before"):
-        events = await _backwards(request, caller, filter, parse_position("before", before), limit)
-        link = ("prev", "before", events[0].position) if len(events) == limit else None
+    gap: resume.Gap | None = None
+    if before := request.query.get("before"):
+        found = await _backwards(log, caller.org, filter, parse_position("before", before), limit)
+        headers = _link(request, "prev", "before", found.further)
     else:
-        events = await _forwards(request, caller, filter, await _after(request, caller), limit)
-        link = ("next", "after", events[-1].position) if len(events) == limit else None
-    body = b'{"events":[%b]}' % b",".join(event_json(event) for event in events)
+        after, gap = await _start(request, caller)
+        found = await _forwards(log, caller.org, filter, after, limit)
+        headers = _link(request, "next", "after", found.further)
+    told = b',"gap":%b' % gap.data() if gap is not None else b""
+    body = b'{"events":[%b]%b}' % (b",".join(event_json(event) for event in found.events), told)
     etag = f'"{sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    headers |= {"ETag": etag, "Cache-Control": "private, no-cache"}
     if _has_it(request, etag):
         return web.Response(status=304, headers=headers)
-    if link is not None:
-        relation, parameter, position = link
-        rest = [(k, v) for k, v in query.items() if k not in ("after", "before", "last_event_id")]
-        target = urlencode([(parameter, str(position)), *rest])
-        headers["Link"] = f'<{request.path}?{target}>; rel="{relation}"'
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _link(request: web.Request, relation: str, parameter: str, position: Position | None) -> dict[str, str]:
+    if position is None:
+        return {}
+    rest = [(k, v) for k, v in request.query.items() if k not in ("after", "before", "last_event_id")]
+    return {"Link": f'<{request.path}?{urlencode([(parameter, str(position)), *rest])}>; rel="{relation}"'}
 
 
 def _has_it(request: web.Request, etag: str) -> bool:
@@ -51,40 +66,49 @@ def _has_it(request: web.Request, etag: str) -> bool:
     return etag in tags or "*" in tags
 
 
-async def _after(request: web.Request, caller: Caller) -> Position:
-    """A page begins at the log's beginning unless it says otherwise."""
-    if (wanted := resume.requested(request)) is not None:
-        return wanted.position
-    return (await request.app[LOG].bounds(caller.org)).clock if request.query.get("after") == "now" else ORIGIN
+async def _start(request: web.Request, caller: Caller) -> tuple[Position, resume.Gap | None]:
+    """The log's beginning unless the request says otherwise. Where that place is not on the log any more the page
+    begins with the next event that there is, and tells so."""
+    wanted = resume.requested(request)
+    if wanted is None and request.query.get("after") != "now":
+        return ORIGIN, None
+    start = await resume.start(request.app[LOG], caller.org, wanted)
+    return (wanted.position if wanted is not None else start.position), start.gap
 
 
-async def _forwards(
-    request: web.Request, caller: Caller, filter: Filter, after: Position, limit: int
-) -> list[Recorded]:
-    log = request.app[LOG]
-    if filter.scope.startswith("run:"):
-        events = await log.read_run(caller.org, Position.parse(filter.scope[4:]), after, deltas=False)
-    elif filter.scope:
-        events = await log.read_conversation(caller.org, ConversationId(filter.scope), after)
-    else:
-        found: list[Recorded] = []
-        while len(found) < limit and (events := await log.read(caller.org, after, deltas=False)):
-            found += [event for event in events if filter.accepts(event)]
-            after = events[-1].position
-        return found[:limit]
-    return [event for event in events if filter.accepts(event)][:limit]
+async def _forwards(log: Log, org: OrgId, filter: Filter, after: Position, limit: int) -> Found:
+    scope, found = filter.indexed(org), list[Recorded]()
+    for _ in range(SCANNED_PAGES):
+        if scope is not None:
+            events, cut = await log.page_of(scope, after)
+        else:
+            events = await log.read(org, after, deltas=False)
+            cut = events[-1].position if len(events) >= PAGE else None
+        found += [event for event in events if filter.accepts(event)]
+        if len(found) >= limit:
+            return Found(found[:limit], found[limit - 1].position)
+        if cut is None:
+            return Found(found, None)
+        after = cut
+    return Found(found, after)
 
 
-async def _backwards(
-    request: web.Request, caller: Caller, filter: Filter, before: Position, limit: int
-) -> list[Recorded]:
-    log = request.app[LOG]
-    found: list[Recorded] = []
-    at: Position = before
-    while len(found) < limit and at > ORIGIN and (events := await log.read_back(caller.org, at)):
+async def _backwards(log: Log, org: OrgId, filter: Filter, before: Position, limit: int) -> Found:
+    scope, found = filter.indexed(org), list[Recorded]()
+    if before == ORIGIN:
+        return Found(found, None)
+    for _ in range(SCANNED_PAGES):
+        if scope is not None and scope.kind == "c":
+            events = await log.read_conversation_back(org, ConversationId(scope.name), before)
+        else:
+            events = await log.read_back(org, before)
         found = [event for event in events if filter.covers(event) and filter.accepts(event)] + found
-        at = events[0].position
-    return found[-limit:]
+        if len(found) >= limit:
+            return Found(found[-limit:], found[-limit].position)
+        if len(events) < PAGE:
+            return Found(found, None)
+        before = events[0].position
+    return Found(found, before)
 
 
 ROUTES = (web.get("/v1/events", page, allow_head=False),)

@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from edges.app_keys import Quota
+from edges.dialects.native_pages import SCANNED_PAGES
+from eventstore.log import PAGE
 from eventstore.schema import ConversationId, Position
 from tests.support.stack import ACME, DEMO, Stack, delta, said, stacked
 from tests.support.stream_client import Frame, query
@@ -341,6 +343,40 @@ async def test_links_lead_through_everything_once(stack: Stack, scope: dict[str,
             assert (match is None) == (link is None), link
             path = match[1] if match else None
     assert found == ns(await page(stack, **scope))
+
+
+async def test_what_is_rare_is_looked_for_over_several_requests(stack: Stack) -> None:
+    rare = await stack.append(said("custom.rare"))
+    for _ in range(SCANNED_PAGES):
+        await stack.say(PAGE)
+    rare += await stack.append(said("custom.rare"))
+    for direction, start in (("next", {}), ("prev", {"before": "9999999999999-0"})):
+        path: str | None = EVENTS + query(types="custom.rare", **start)
+        found: list[str] = []
+        requests = 0
+        async with stack.http() as http:
+            while path is not None:
+                response = await http.get(path)
+                new = [event["id"] for event in response.json()["events"]]
+                found = found + new if direction == "next" else new + found
+                match = re.match(r"<(.*)>", response.headers.get("Link", ""))
+                path, requests = match[1] if match else None, requests + 1
+        assert found == [str(position) for position in rare]
+        assert requests == 2, direction
+
+
+async def test_a_page_after_a_place_that_was_trimmed_says_what_is_missing(stack: Stack) -> None:
+    written = await stack.say(6)
+    await stack.trim(written[3])
+    async with stack.http() as http:
+        for asked in ("0", written[1]):
+            shown = (await http.get(EVENTS + query(after=asked))).json()
+            assert shown["gap"] == {
+                "type": "gap", "reason": "trimmed", "requested": asked, "first_available": written[3]
+            }  # fmt: skip
+            assert [event["id"] for event in shown["events"]] == written[3:]
+        for path in (EVENTS, EVENTS + query(after=written[2]), EVENTS + query(after=written[4])):
+            assert "gap" not in (await http.get(path)).json(), path
 
 
 async def test_a_page_that_has_not_changed_is_not_sent_again(stack: Stack) -> None:
