@@ -23,6 +23,8 @@ from workers.work import Done, Handler, Services, Work
 
 ITEMS_IN_A_ROW = 50
 """After so many the lane goes to the back of the queue, so that a busy one does not keep others waiting."""
+LAST_WORD_ATTEMPTS = 3
+"""For the handler of a dropped item, to end its run; it may be what the item chokes."""
 ACTOR = "system:worker"
 
 logger = structlog.get_logger()
@@ -110,7 +112,7 @@ class Lane:
         unread = handler is None or isinstance(body, UnknownEvent)
         work = Work(self._services, self.org, held, item.event, body, item)
         if isinstance(item, Taken) and item.is_dropped:
-            return await self._drop(work, None if unread else handler)
+            return await self._drop(work, handler if not unread and work.attempts <= LAST_WORD_ATTEMPTS else None)
         if handler is None or unread:  # perhaps a newer worker can: it is not ours to throw away
             await self._park(work, "none", f"nothing here handles {item.event.type} as it is stored")
             return None

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from prometheus_client import REGISTRY
 
 from eventstore import codec, keys
 from eventstore.append import Fenced
@@ -18,7 +19,7 @@ from tests.support.small_handlers import AT_ONCE, did, done, echo, handler, text
 from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
 from workers.errors import TryAgain
 from workers.retry import Policy
-from workers.work import Done, Work
+from workers.work import Done, Handler, Work
 
 
 @pytest.fixture
@@ -85,6 +86,36 @@ async def test_dropped_work_ends_its_own_run_and_the_lane_goes_on(shop: Workshop
     run = await shop.log.read_run(ACME, poison)
     assert [event.type for event in run] == ["message.received", "work.parked", "work.dropped", "custom.gave_up"]
     assert run[2].actor == "client:test"
+
+
+async def test_a_dropped_item_ends_even_if_its_handler_chokes_on_giving_it_up(shop: Workshop) -> None:
+    async def choke(work: Work) -> Done:
+        raise RuntimeError
+
+    async def choke_again(work: Work, error: str) -> list[Event]:
+        raise RuntimeError
+
+    poison = await shop.say("poison")
+    handlers = [Handler(MessageReceived, choke, Policy(1, "park", AT_ONCE), choke_again)]
+    async with shop.worker(shop.services(), handlers=handlers):
+        await shop.seen.until_type("work.parked")
+        await give_up(shop)
+        await shop.seen.until_type("reply.failed")
+    assert (await shop.log.read_run(ACME, poison))[-1].type == "reply.failed"
+
+
+async def test_parked_lanes_show_on_the_gauge_until_somebody_decides(shop: Workshop) -> None:
+    await shop.put(Event(Custom(name="custom.mystery"), "customer", ANN, lane=ANN))
+    async with shop.worker(shop.services(), handlers=handler(echo)):
+        await gauge_shows(1)
+        await give_up(shop)
+        await gauge_shows(0)
+
+
+async def gauge_shows(lanes: int) -> None:
+    async with asyncio.timeout(10):
+        while REGISTRY.get_sample_value("trunkline_parked_lanes") != lanes:  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0.02)
 
 
 async def give_up(shop: Workshop) -> None:

@@ -39,7 +39,7 @@ ANNS_NUMBER = "+14155552671"
 OUR_NUMBER = "+14155550100"
 
 LEASE_MS = 300
-FAST = Pace(block_s=0.05, sweep_s=0.02, renew_s=0.03, beat_s=1.0, grace_s=0.2)
+FAST = Pace(block_s=0.05, sweep_s=0.02, renew_s=0.03, beat_s=1.0, tidy_s=0.05, grace_s=0.2)
 
 Gate = asyncio.Event
 Piece = TextDelta | StepDone | Exception | Gate
