@@ -207,7 +207,7 @@ async def test_one_answer_delegates_only_so_many_tasks(shop: Workshop) -> None:
     assert {failed.code for failed in shop.seen.bodies(ToolFailed)} == {"TOO_MANY_DELEGATIONS"}
 
 
-async def test_control_taken_while_a_member_works_ends_the_answer(shop: Workshop) -> None:
+async def test_control_taken_while_a_member_works_breaks_the_answer_off(shop: Workshop) -> None:
     begun = asyncio.Event()
 
     async def hang(call: Call) -> Answered:
@@ -220,8 +220,8 @@ async def test_control_taken_while_a_member_works_ends_the_answer(shop: Workshop
     async with shop.worker(shop.services(model=RuleModel(play), tools=Bench(look=hang))):
         await begun.wait()
         taken = await shop.take_control()
-        await shop.seen.until_type("reply.cancelled")
-    assert [event.type for event in shop.seen.events if event.position > taken] == ["reply.cancelled"]
+        await shop.seen.until_type("reply.awaited")
+    assert [event.type for event in shop.seen.events if event.position > taken] == ["reply.awaited"]
 
 
 async def test_a_turn_keeps_to_the_configuration_it_began_with(shop: Workshop) -> None:
