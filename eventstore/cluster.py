@@ -43,7 +43,7 @@ def guarded(script: Script) -> Script:
 
 
 class ClusterPipe(Pipe):
-    """A Pipe like any other for its callers; it keeps one to each master.
+    """A Pipe like any other for its callers, from which it inherits nothing else: it keeps a Pipe to each master.
 
     An XREAD or XREADGROUP whose streams are in several slots waits at each of them over a connection of its own (Redis
     takes one slot per command) and answers as soon as one has answered. The others stay under way, and the next such
@@ -62,6 +62,7 @@ class ClusterPipe(Pipe):
         self._pipes: dict[tuple[Address, int | None], Pipe] = {}
         self._readings: dict[int, asyncio.Task[Any]] = {}
         self._others: list[ClusterPipe] = []
+        self._is_closed = False
 
     async def call(self, *arguments: Argument) -> Any:
         if arguments[0] in READS and len(parts := by_slot(arguments)) > 1:
@@ -95,6 +96,7 @@ class ClusterPipe(Pipe):
             await pipe.reset()
 
     async def close(self) -> None:
+        self._is_closed = True
         await self.reset()
         for pipe in (*self._pipes.values(), *self._others):
             await pipe.close()
@@ -112,7 +114,7 @@ class ClusterPipe(Pipe):
             try:
                 return await (send_asking if send_asking and aside else send)(self._pipe(node, reader))
             except StoreUnavailable:
-                self._map.forget()
+                self._map.doubt(node)
                 raise
             except CommandFailed as error:
                 code, *rest = str(error).split()
@@ -147,13 +149,15 @@ class ClusterPipe(Pipe):
             try:
                 self._map.learn(await self._pipe(node).call("CLUSTER", "SLOTS"), node)
             except StoreError as error:
-                self._map.ask_last(node)
+                self._map.doubt(node)
                 problem = error
             else:
                 return
         raise StoreUnavailable(f"no node of the Redis Cluster answers: {problem}")
 
     def _pipe(self, node: Address, reader: int | None = None) -> Pipe:
+        if self._is_closed:
+            raise StoreUnavailable("the connections to Redis were closed")
         if (pipe := self._pipes.get((node, reader))) is None:
             scripts = [guarded(script) for script in self._own_scripts]
             pipe = self._pipes[node, reader] = Pipe(self._connect_to(node), scripts, timeout_s=self._limit_s)

@@ -71,14 +71,10 @@ class SlotMap:
     def move(self, slot: int, to: Address) -> None:
         self._owners[slot] = to
 
-    def forget(self) -> None:
-        """Somebody did not answer: another may have taken over from it."""
+    def doubt(self, node: Address) -> None:
+        """It did not answer: another may have taken over from it, and others are asked for that first."""
         self._owners.clear()
-
-    def ask_last(self, node: Address) -> None:
-        """It did not answer: others are asked first from now on."""
-        self.nodes.remove(node)
-        self.nodes.append(node)
+        self.nodes = [other for other in self.nodes if other != node] + [node]
 
 
 def address_of(host: bytes | None, port: int | bytes, asked: Address) -> Address:

@@ -70,7 +70,15 @@ async def _examine(settings: Settings, org: str | None) -> Report:
 
 
 async def _redis(pipe: Pipe, url: str) -> Finding:
-    lines = (await pipe.call("INFO")).decode().splitlines()
+    """The worst of all servers that hold a part of the store."""
+    worse = ("ok", "warning", "failed")
+    return max(
+        (_server(info, url) for info in await pipe.everywhere("INFO")), key=lambda found: worse.index(found.state)
+    )
+
+
+def _server(info: bytes, url: str) -> Finding:
+    lines = info.decode().splitlines()
     told = dict(line.split(":", 1) for line in lines if ":" in line)
     policy, keeps = told.get("maxmemory_policy", "unknown"), told.get("aof_enabled") == "1"
     kept = "an append-only file" if keeps else "no append-only file: what it holds is lost when it ends"
@@ -129,7 +137,8 @@ async def _organization(settings: Settings, pipe: Pipe, org: str | None) -> tupl
     organizations = Organizations(pipe, key)
     found = await organizations.get(OrgId(org)) if org else await organizations.default()
     if found is None:
-        return [Finding("organization", "failed", f"there is no organization {org or 'yet'!r}")], []
+        missing = f"there is no organization {org!r}" if org else "none is the default one: name the one to look at"
+        return [Finding("organization", "failed", missing)], []
     given = await Providers(pipe, organizations, settings.providers, key).of(found.id)
     findings = [await _identity(organizations, found), *await _vendors(given)]
     return findings, await _webhooks(settings, organizations, found.id)

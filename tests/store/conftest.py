@@ -24,6 +24,8 @@ SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
 PRESENT = tuple(name for name in SERVERS if name != "valkey" or valkey_binary() is not None)
 """One test says that there is no Valkey; a skip of every test would hide others."""
 BACKENDS = ("fakeredis", *PRESENT)
+RECENT = tuple(name for name in PRESENT if name != "bundled")
+"""7.0 or newer."""
 
 
 def fake_pool() -> ConnectionPool:
@@ -31,13 +33,18 @@ def fake_pool() -> ConnectionPool:
     return pool
 
 
-def started(name: str, **options: bool) -> RedisServer:
-    """A new server of that kind; skips the test where there is no binary."""
+def binary_of(name: str) -> str:
+    """Skips the test where there is none."""
     find, missing = SERVERS[name]
     binary = find()
     if binary is None:
         pytest.skip(missing)
-    return RedisServer(binary, **options).start()
+    return binary
+
+
+def started(name: str, **options: bool) -> RedisServer:
+    """A new server of that kind."""
+    return RedisServer(binary_of(name), **options).start()
 
 
 @pytest.fixture(scope="session")

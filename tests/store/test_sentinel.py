@@ -14,8 +14,8 @@ from eventstore.errors import StoreUnavailable
 from eventstore.log import Log
 from eventstore.schema import ORIGIN, Position
 from eventstore.servers import pipe_to
+from tests.store.conftest import RECENT, binary_of
 from tests.support.invariants import assert_invariants
-from tests.support.redis_servers import system_binary
 from tests.support.sentinels import Watched, watched
 from tests.support.stack import DEMO, Stack, stacked
 from tests.support.store import ACME, fact
@@ -24,12 +24,9 @@ from tests.support.stream_client import Frame, StreamClient
 LIMIT_S = 15.0
 
 
-@pytest.fixture
-async def pair() -> AsyncIterator[Watched]:
-    binary = system_binary()
-    if binary is None:
-        pytest.skip("no redis-server on PATH")
-    async with watched(binary) as pair:
+@pytest.fixture(params=RECENT)
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
+    async with watched(binary_of(request.param)) as pair:
         yield pair
 
 
