@@ -20,7 +20,7 @@ from eventstore.collect import COLLECT
 from eventstore.connection import Pipe
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreError
-from eventstore.lanes import ALL_SHARDS, LANES, Lanes
+from eventstore.lanes import ALL_SHARDS, FORGET, LANES, Lanes
 from eventstore.leases import LEASE, Leases
 from eventstore.limits import LIMIT, Communications, Limits
 from eventstore.log import Log
@@ -55,7 +55,7 @@ from workers.timers import Timers
 from workers.toolbox import CrmToolbox
 from workers.work import Services
 
-SCRIPTS = (APPEND, COLLECT, LANES, LEASE, ADVANCE, FLIP, LIMIT)
+SCRIPTS = (APPEND, COLLECT, LANES, FORGET, LEASE, ADVANCE, FLIP, LIMIT)
 BLOCKING_TIMEOUT_S = 5.0
 """Well above the second that a read for doorbells blocks."""
 OFFLINE = "offline"
