@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter
 
 from edges.in_flight import IN_FLIGHT
+from edges.pace import PACE
 from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
@@ -31,7 +32,6 @@ POSITION = web.RequestKey("position", Position)
 """What the request appended, or how far its stream had come: for logs."""
 
 STORE_RETRY_S = 1
-COME_BACK_MS = (15_000, 30_000)
 LOG_BACK_MS = (1_000, 3_000)
 
 FEED = "/api/stream/conversation/"
@@ -192,7 +192,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         try:
             response = await handler(request)
         except ComeBackLater:
-            response = await _come_back_later(request, COME_BACK_MS)
+            response = await _come_back_later(request, request.app[PACE].come_back_ms)
         except StoreUnavailable as error:
             if request.writer.output_size == 0 and _is_subscription(request):
                 response = await _come_back_later(request, LOG_BACK_MS)

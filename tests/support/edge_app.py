@@ -36,6 +36,7 @@ from edges.errors import error_middleware
 from edges.in_flight import IN_FLIGHT, InFlight
 from edges.jwt import Jwts, JwtSettings
 from edges.open_streams import STREAMS, OpenStreams
+from edges.pace import PACE, Pace
 from eventstore.connection import Pipe
 from eventstore.limits import Limits
 from eventstore.log import Log
@@ -90,7 +91,7 @@ async def serving(
     app[ENGINE], app[DEFAULT_NAME] = Engine(log, ReadModels(pipe)), "Demo"
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
-    app[TICKETS], app[CAPS] = Tickets(pipe), Caps()
+    app[TICKETS], app[CAPS], app[PACE] = Tickets(pipe), Caps(), Pace()
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS]), InFlight()
     if jwt is not None:
         app[JWTS] = Jwts(jwt, clock=clock)

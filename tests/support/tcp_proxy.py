@@ -1,4 +1,4 @@
-"""A TCP proxy that loses what a test wants lost: requests before they arrive, or replies on their way back."""
+"""A TCP proxy that loses what a test wants lost: requests before they arrive, replies on their way, connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fault = Literal["cut_request", "cut_reply", "swallow_reply"]
 
 
 class TcpProxy:
-    """Between a client and the Redis at `upstream` (a redis:// or unix:// URL).
+    """Between a client and the server at `upstream` (a redis://, http:// or unix:// URL).
 
     `fail_next` arms one fault for the next request on any connection:
     `cut_request` closes before Redis sees it, `cut_reply` after Redis has answered, but before the client hears;
@@ -31,12 +31,21 @@ class TcpProxy:
 
     @property
     def url(self) -> str:
-        assert self._server is not None, "the proxy is not running"
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def open_connections(self) -> int:
         return len(self._connections)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None, "the proxy is not running"
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def cut(self) -> None:
+        """Ends every connection that is open now."""
+        for connection in self._connections:
+            connection.cancel()
 
     def fail_next(self, fault: Fault) -> None:
         self._fault = fault
