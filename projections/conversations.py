@@ -36,7 +36,10 @@ State = Literal["held", "answering", "waiting", "quiet"]
 
 
 class Message(msgspec.Struct, frozen=True):
-    """`agent` is the assistant, `human_agent` a person of the organization. `at` is the time of `position`."""
+    """`agent` is the assistant, `human_agent` a person of the organization. `at` is the time of `position`.
+
+    Keywords (STOP) want no answer, and what was said in a call was answered there.
+    """
 
     id: str
     text: str
@@ -44,6 +47,7 @@ class Message(msgspec.Struct, frozen=True):
     channel: Channel
     at: str
     position: str
+    wants_answer: bool = True
 
 
 class OpenReply(msgspec.Struct, frozen=True):
@@ -75,7 +79,7 @@ class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `line` is the number of ours that the customer wrote to last, with `whatsapp:` before it if it was by WhatsApp.
     `awaited` are the runs that a person is to answer; `deliveries` are by intent. `answered_until` is the last customer
-    message that somebody answered, or that wants no answer. `summary` is that of the last call.
+    message that somebody answered. `summary` is that of the last call.
     """
 
     id: str
@@ -101,11 +105,10 @@ class Conversation(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def unanswered(self) -> tuple[Message, ...]:
-        """Of the kept messages, those of the customer that nobody has answered yet. What was said in a call was
-        answered there."""
+        """Of the kept messages, those of the customer that nobody has answered yet."""
         until = Position.parse(self.answered_until)
-        written = (m for m in self.messages if m.sent_by == "user" and m.channel != "voice")
-        return tuple(m for m in written if Position.parse(m.position) > until)
+        asked = (m for m in self.messages if m.sent_by == "user" and m.wants_answer)
+        return tuple(m for m in asked if Position.parse(m.position) > until)
 
 
 _TYPES = (
@@ -178,7 +181,7 @@ def fold(events: Iterable[Recorded]) -> Conversation | None:
 def _received(before: Conversation, event: Fact, body: MessageReceived) -> Conversation:
     sent_by: SentBy = "human_agent" if event.recorded.actor.startswith("agent:") else "user"
     spoken = replace(before, channel=body.channel, line=_line(body) or before.line)
-    after = _with_message(spoken, event, body.message_id, body.text, sent_by)
+    after = _with_message(spoken, event, body.message_id, body.text, sent_by, wants_answer=body.keyword is None)
     return _answered(after, event.position) if sent_by == "human_agent" else after
 
 
@@ -210,7 +213,8 @@ def _sms_sent(before: Conversation, event: Fact, body: SmsSent) -> Conversation:
 
 def _spoken(before: Conversation, event: Fact, body: CallTurnRecorded) -> Conversation:
     sent_by: SentBy = "user" if body.role == "user" else "agent"
-    return _with_message(replace(before, channel="voice"), event, body.message_id, body.text, sent_by)
+    spoken = replace(before, channel="voice")
+    return _with_message(spoken, event, body.message_id, body.text, sent_by, wants_answer=False)
 
 
 def _reply_goes_on(
@@ -241,20 +245,19 @@ def _reply_ended(
         open_replies={other: reply for other, reply in before.open_replies.items() if other != run},
         awaited=tuple(other for other in before.awaited if other != run),
     )
-    match body:
-        case ReplyCompleted():
-            seen = _position(ended.context_until) if ended else None
-            after = _answered(after, max(seen or ORIGIN, event.recorded.run))
-            return _with_message(after, event, body.message_id, body.text, "agent") if body.text else after
-        case ReplyDeferred(reason="keyword"):
-            return _answered(after, event.recorded.run)
-    return after
+    if not isinstance(body, ReplyCompleted):
+        return after
+    seen = _position(ended.context_until) if ended else None
+    after = _answered(after, max(seen or ORIGIN, event.recorded.run))
+    return _with_message(after, event, body.message_id, body.text, "agent") if body.text else after
 
 
-def _with_message(before: Conversation, event: Fact, name: str, text: str, sent_by: SentBy) -> Conversation:
+def _with_message(
+    before: Conversation, event: Fact, name: str, text: str, sent_by: SentBy, *, wants_answer: bool = True
+) -> Conversation:
     if any(message.id == name and message.sent_by != "user" for message in before.messages):
         return before
-    message = Message(name, text, sent_by, before.channel, event.at, str(event.position))
+    message = Message(name, text, sent_by, before.channel, event.at, str(event.position), wants_answer)
     counts = replace(before.counts, **{sent_by: getattr(before.counts, sent_by) + 1})
     return replace(before, messages=(*before.messages, message)[-KEPT_MESSAGES:], counts=counts)
 
@@ -285,7 +288,7 @@ def terms(document: Conversation) -> set[str]:
     return {f"recent:{age}", f"{document.state}:{age}"} | held
 
 
-CONVERSATIONS: Projection[Conversation] = Projection("conversations", 4, Conversation, touches, evolve, terms)
+CONVERSATIONS: Projection[Conversation] = Projection("conversations", 5, Conversation, touches, evolve, terms)
 
 
 async def latest(model: ReadModel[Conversation], limit: int, state: State | None = None) -> list[Conversation]:

@@ -195,7 +195,9 @@ def _message(document: Conversation, message: Message) -> dict[str, Any]:
     """`status` is the carrier's latest word, for a text of ours that it has said something about."""
     deliveries = (each.status for each in document.deliveries.values() if each.message_id == message.id)
     status = next((status for status in deliveries if status), None)
-    return msgspec.structs.asdict(message) | ({"status": status} if status else {})
+    shown = msgspec.structs.asdict(message)
+    del shown["wants_answer"]
+    return shown | ({"status": status} if status else {})
 
 
 def _state(query: Mapping[str, str]) -> State | None:

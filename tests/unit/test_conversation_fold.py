@@ -99,9 +99,11 @@ def test_one_answer_that_has_seen_three_messages_answers_all_three() -> None:
     assert [m.id for m in fold(message(1), message(2), started(until=1), completed()).unanswered] == ["in_2"]
 
 
-def test_a_deferred_message_stays_unanswered_unless_it_wants_no_answer() -> None:
-    assert len(fold(message(), ReplyDeferred(reason="control")).unanswered) == 1
-    assert fold(message(text="STOP"), ReplyDeferred(reason="keyword")).unanswered == ()
+def test_a_deferred_message_stays_unanswered_and_a_keyword_never_asks() -> None:
+    stop = MessageReceived(message_id="in_2", channel="sms", keyword="STOP", text="STOP")
+    assert [m.id for m in fold(message(), ReplyDeferred(reason="control")).unanswered] == ["in_1"]
+    assert fold(stop).unanswered == ()
+    assert [m.id for m in fold(message(), stop, ReplyDeferred(reason="keyword")).unanswered] == ["in_1"]
 
 
 def test_what_an_agent_writes_answers_at_once_and_is_a_message_once_it_has_left() -> None:

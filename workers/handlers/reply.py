@@ -22,10 +22,10 @@ async def handle(work: Work) -> Done:
     """Who holds the conversation speaks; a message that an answer has already seen gets none of its own."""
     message = work.body
     assert isinstance(message, MessageReceived)
-    if work.holder:
-        return _left_to_the_holder(work, message)
     if message.keyword is not None:
         return deferred("keyword")
+    if work.holder:
+        return _awaited(work, interrupted=False) if message.channel == "chat" else deferred("control")
     since = await _settled(work) if message.channel in TEXT_CHANNELS else await _since(work)
     if (ended := answering.answered_instead(since, work.run)) is not None:
         return Done([ended])
@@ -33,12 +33,6 @@ async def handle(work: Work) -> Done:
     is_request = message.fingerprint is not None
     until = work.item.position if is_request else latest_message(since, work.item.position)
     return await answering.answer(work, message, until)
-
-
-def _left_to_the_holder(work: Work, message: MessageReceived) -> Done:
-    if message.channel != "chat" or message.keyword is not None:
-        return deferred("control")
-    return _awaited(work, interrupted=False)
 
 
 def _overtaken(work: Work) -> Done:
