@@ -18,14 +18,20 @@ from projections.calls import CALLS, Call, Keyed, Told
 
 REQUEST_AGE_MS = 3_600_000
 """How far back a call's own request is looked for."""
+LOOKS = 2
+"""What a second look leaves to tell can only be one's own repetition."""
 
 
 async def tell(request: web.Request, organization: Organization, told: Told) -> bool:
-    """Whether any of it was news."""
-    call, is_new = await begin(request, organization, told)
-    for keyed in calls.news(told, call):
-        accepted = await add(request, organization, told, call, keyed)
-        is_new = is_new or not accepted.replayed
+    """Whether any of it was news. Who was told meanwhile what this one wanted to tell looks again at what is left: of
+    two who report the end at once, the second may still have the summary."""
+    is_new = False
+    for _ in range(LOOKS):
+        call, has_begun = await begin(request, organization, told)
+        added = [await add(request, organization, told, call, keyed) for keyed in calls.news(told, call)]
+        is_new = is_new or has_begun or not all(accepted.replayed for accepted in added)
+        if not any(accepted.replayed for accepted in added):
+            break
     return is_new
 
 

@@ -254,6 +254,19 @@ async def test_the_transcript_of_a_call_that_twilio_ended_adds_to_it() -> None:
         assert len({event.run for event in await edge.events()}) == 1
 
 
+async def test_a_summary_is_kept_whoever_reports_the_end_at_the_same_moment() -> None:
+    async with serving(*ROUTES, providers=CONFIGURED, public_url=BASE) as edge:
+        for number in range(10):
+            message = example("post_call_transcription.json")
+            message["data"]["conversation_id"] = f"conv_{number}"
+            message["data"]["metadata"]["phone_call"]["call_sid"] = f"CA{number}"
+            ended = {"CallSid": f"CA{number}", "CallStatus": "completed"}
+            reported = report(edge, "voice_incoming.form", **ended)
+            assert set(await asyncio.gather(reported, tell(edge, message))) == {200}
+        told = [*await bodies(edge, CallEnded), *await bodies(edge, CallSummarized)]
+        assert sorted(each.call_sid for each in told if each.summary) == [f"CA{number}" for number in range(10)]
+
+
 async def test_a_transcript_is_spoken_messages_of_the_customers_conversation_and_ends_the_call() -> None:
     async with serving(*ROUTES, providers=CONFIGURED, public_url=BASE) as edge:
         conversation = await customers_conversation(edge)
