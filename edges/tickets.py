@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import sha256
 
 import msgspec
@@ -13,11 +12,8 @@ NO_FILTER = frozenset({PARAMETER, "last_event_id", "after", "organizationId"})
 """Where the client was and who it is are not part of what it sees."""
 
 
-def binding(path: str, query: Iterable[tuple[str, str]]) -> str:
-    """Digest of a route and its filter, in whatever order that is written."""
-    filter = sorted((name, value) for name, value in query if name not in NO_FILTER)
-    return sha256(msgspec.json.encode([path, filter])).hexdigest()
-
-
 def binding_of(url: URL) -> str:
-    return binding(url.path, url.query.items())
+    """Digest of a route and its filter, in whatever order that is written; a `+` may have come as a space (CONTRACT
+    0.12)."""
+    filter = sorted((name, value.replace("+", " ")) for name, value in url.query.items() if name not in NO_FILTER)
+    return sha256(msgspec.json.encode([url.path, filter])).hexdigest()

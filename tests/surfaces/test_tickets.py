@@ -91,6 +91,13 @@ async def test_a_ticket_opens_nothing_else_and_is_not_spent_by_the_attempt(
     assert await status(stack, f"{ROUTE}?after=now&ticket={made['ticket']}&types=reply.*") == 200
 
 
+async def test_a_ticket_for_a_number_opens_it_however_its_plus_is_written(stack: Stack) -> None:
+    feed, key = "/api/stream/conversation/7", await stack.key()
+    for plus in ("+", "%2B", "%20"):
+        made = await ticket(stack, key, feed, phoneNumber="+14155550177", load="true")
+        assert await status(stack, f"{feed}?load=true&phoneNumber={plus}14155550177&ticket={made['ticket']}") == 200
+
+
 async def test_a_ticket_is_for_streams_and_makes_no_tickets(stack: Stack) -> None:
     made = await ticket(stack, await stack.key(), "/v1/events")
     async with stack.http() as http:
