@@ -116,7 +116,7 @@ class Organizations:
         if (known := self._known.get(org)) is not None:
             return known
         asked = self._clock()
-        stored = await self._pipe.call("GET", keys.organization(org))
+        stored = await self._pipe.call("GET", keys.organization(org)) if _SLUG.fullmatch(org) else None
         if stored is None:
             return None
         found = msgspec.json.decode(stored, type=Organization)

@@ -83,11 +83,12 @@ async def test_the_clocks_may_differ_by_a_little(edge: Edge) -> None:
     [
         {"exp": None}, {"exp": "soon"}, {"exp": []}, {"exp": float("inf")}, {"sub": None}, {"sub": 7}, {"sub": ""},
         {"sub": "a b"}, {"sub": "x" * 129}, {"sub": "ä"}, {"org": None}, {"org": "nowhere"}, {"org": ["demo"]},
-        {"org": "../demo"}, {"scope": ["events:read"]},
+        {"org": "../demo"}, {"org": "demo:keys"}, {"scope": ["events:read"]},
     ],
     ids=str,
 )  # fmt: skip
 async def test_a_token_that_lacks_something_is_refused(edge: Edge, changes: dict[str, Any]) -> None:
+    await edge.organizations.create_key(OrgId("demo"))  # whose list is no organization, though named like one
     status, body = await ask(edge, hs256(**changes))
     assert status == 401
     assert "Traceback" not in json.dumps(body)
