@@ -73,6 +73,8 @@ async def join(request: web.Request) -> web.Response:
     asked = await _asked(request)
     take = Take(asked.agent, asked.name)
     address = asked.place.address or ""
+    if not address and await _conversation(request, asked.org, asked.place) is None:
+        raise ApiError(404, "CONVERSATION_NOT_FOUND", f"there is no conversation {asked.shown[:80]!r}")
     outcome = await control.take(
         request.app[LOG], asked.org, asked.place.id, take, address=address, idempotency=asked.idempotency
     )

@@ -256,6 +256,23 @@ async def test_leaving_hands_back_what_is_open_and_it_is_answered_once(
     assert (await status(http))["queued"] == []
 
 
+async def test_a_keyword_waits_for_nobody(stack: Stack, http: httpx.AsyncClient) -> None:
+    await ask(http, "join", ANN)
+    async with stack.worker(), stack.open(f"/v1/conversations/tel:{PHONE}/stream") as client:
+        await text(http, "STOP")
+        await client.until("reply.deferred")
+        assert (await ask(http, "leave", ANN)).json()["queued"] == []
+        await client.until("reply.deferred")
+    [conversation] = (await http.get("/v1/conversations")).json()["conversations"]
+    assert conversation["state"] == "quiet"
+
+
+async def test_an_id_that_names_no_conversation_cannot_be_joined(stack: Stack, http: httpx.AsyncClient) -> None:
+    response = await http.post(f"{CONTROL}/join", json={"phoneNumber": "conv_nobody", **ANN})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "CONVERSATION_NOT_FOUND")
+    assert await log_of(stack) == []
+
+
 @pytest.mark.parametrize("gap_s", [0.0, 0.05])
 async def test_three_texts_in_a_row_get_one_answer_that_has_seen_all_three(
     stack: Stack, http: httpx.AsyncClient, twilio: twilio_api.TwilioApi, gap_s: float
