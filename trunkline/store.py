@@ -25,15 +25,24 @@ def store_url(settings: Settings) -> str:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Pipe]:
-    """A connection for a few calls. Raises StartError when nothing answers there that can hold the log."""
+    """A connection for a few calls. Raises StartError when nothing answers there that can hold the log, at first
+    or later.
+    """
     async with AsyncExitStack() as stack:
         try:
             pipe = pipe_to(url)
             stack.push_async_callback(pipe.close)
             await check_kind(pipe)
         except (StoreError, ValueError) as error:
-            raise StartError(f"Redis at {shown(url)} cannot be used: {error}") from error
-        yield pipe
+            raise _unusable(url, error) from error
+        try:
+            yield pipe
+        except StoreError as error:  # it went away, or came back and is still reading its files
+            raise _unusable(url, error) from error
+
+
+def _unusable(url: str, error: Exception) -> StartError:
+    return StartError(f"Redis at {shown(url)} cannot be used: {error}")
 
 
 def shown(url: str) -> str:
