@@ -46,11 +46,17 @@ def free_port() -> int:
 class Command:
     """One `trunkline` command, in a directory of its own (so that no `.env` is found); its stderr is kept."""
 
-    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        module: str = "trunkline",
+    ) -> None:
         handle, self._stderr = tempfile.mkstemp(prefix="tl-stderr-")
         self._rest = ""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "trunkline", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=environment(env or {}),
             cwd=cwd or tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
@@ -87,6 +93,13 @@ class Command:
         """kill -9."""
         self.process.kill()
         return self.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open and nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     @property
     def stderr(self) -> str:

@@ -56,7 +56,11 @@ class StreamClient:
         own = socket.socket()
         own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD)
         own.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(own, (self._url.hostname, self._url.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(own, (self._url.hostname, self._url.port))
+        except BaseException:
+            own.close()
+            raise
         self._reader, self._writer = await asyncio.open_connection(sock=own, limit=READ_AHEAD)
         target = self._url.path + (f"?{self._url.query}" if self._url.query else "")
         lines = [f"{self._method} {target} HTTP/{self._version}", f"Host: {self._url.netloc}"]

@@ -53,12 +53,15 @@ CALL: dict[str, Any] = json.loads(
 
 class TwilioApi:
     """`messages` left for their recipients, oldest first (`taken` once there is one); `forms` are all creations that
-    were asked for, `listings` all questions for what left. `calls` rang, `rings` are all that were asked for."""
+    were asked for, `left` those of `messages`, `listings` all questions for what left. `calls` rang, `rings` are all
+    that were asked for. What is accepted is answered after `answers_after_s`."""
 
     def __init__(self, url: str = "") -> None:
         self.url = url
         self.messages: list[dict[str, Any]] = []
         self.forms: list[dict[str, str]] = []
+        self.left: list[Mapping[str, str]] = []
+        self.answers_after_s = 0.0
         self.listings: list[dict[str, str]] = []
         self.calls: list[dict[str, Any]] = []
         self.rings: list[dict[str, list[str]]] = []
@@ -99,6 +102,7 @@ class TwilioApi:
             return _error(ERRORS[behaviour])
         taken = take() if behaviour in ("accept", "take_and_hang", "take_and_drop") else None
         if behaviour == "accept":
+            await asyncio.sleep(self.answers_after_s)
             return web.json_response(taken, status=201)
         if behaviour in ("hang", "take_and_hang"):
             await self._closing.wait()
@@ -119,6 +123,7 @@ class TwilioApi:
         sid = f"SM{len(self.messages) + 1:032x}"
         message = created(sid, form)
         self.messages.append(message)
+        self.left.append(form)
         self.taken.set()
         return message
 
