@@ -6,7 +6,7 @@ RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench
+.PHONY: help setup run check test chaos bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: $(DEV) ## format, lint, types, import directions, generated documents
 
 test: $(DEV) ## all tests
 	$(BIN)/python -m pytest -q
+
+chaos: $(DEV) ## break everything at random for some minutes; SEEDS="1 2" breaks the same again
+	$(BIN)/python -m tests.chaos $(SEEDS)
 
 bench: $(DEV) ## measure this machine
 	$(BIN)/python -m benchmarks
