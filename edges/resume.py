@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
@@ -11,7 +12,7 @@ from aiohttp import web
 
 from edges.errors import ApiError
 from eventstore.append import DELTA_RETENTION_MS
-from eventstore.log import Log
+from eventstore.log import Bounds, Kind, Log
 from eventstore.schema import ORIGIN, OrgId, Position
 from eventstore.telemetry import GAPS
 
@@ -49,13 +50,15 @@ class Gap(NamedTuple):
 class Start(NamedTuple):
     """Events after `position` are sent; `gap` goes first where the request could not be honoured.
 
-    `resumed` is a request that names a place and was honoured; `seen` says that the client has been there itself.
+    `resumed` is a request that names a place and was honoured; `seen` says that the client has been there itself,
+    `is_delta` that it is no fact.
     """
 
     position: Position
     gap: Gap | None = None
     resumed: bool = False
     seen: bool = False
+    is_delta: bool = False
 
     @property
     def returns(self) -> bool:
@@ -129,8 +132,7 @@ def moment(name: str, text: str) -> Position:
 async def stands_at(log: Log, org: OrgId, start: Start) -> Position | None:
     """The fact a new subscriber stands at; one that resumes after a delta has its position already."""
     if start.seen:
-        is_delta = await log.exists(org, start.position) and await log.at(org, start.position) is None
-        return None if is_delta else start.position
+        return None if start.is_delta else start.position
     before = await log.read_back(org, Position(start.position.ms, start.position.seq + 1), count=1)
     return before[0].position if before else start.position
 
@@ -141,9 +143,10 @@ async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:
         return Start((await log.bounds(org)).clock)
     if not wanted.resumes and wanted.position > (clock := (await log.bounds(org)).clock):
         return Start(clock)
-    reason = await _refusal(log, org, wanted.position, exact=wanted.resumes)
+    bounds, kind = await asyncio.gather(log.bounds(org), log.kind_at(org, wanted.position))
+    reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes)
     if reason is None:
-        return Start(wanted.position, resumed=True, seen=wanted.resumes)
+        return Start(wanted.position, resumed=True, seen=wanted.resumes, is_delta=kind == "delta")
     GAPS.labels(reason).inc()
     gap = await gap_from_start(log, org, wanted.text, reason)
     return Start(gap.resume, gap)
@@ -156,7 +159,8 @@ async def gap_from_start(log: Log, org: OrgId, asked: str, reason: Literal["trim
 
 async def survives(log: Log, org: OrgId, position: Position) -> bool:
     """Whether a position that was shown is still one of this log."""
-    return await _refusal(log, org, position, exact=True) in (None, "trimmed")
+    bounds, kind = await asyncio.gather(log.bounds(org), log.kind_at(org, position))
+    return _refusal(bounds, kind, position, exact=True) in (None, "trimmed")
 
 
 def unknown(name: str, position: Position | str) -> ApiError:
@@ -164,10 +168,9 @@ def unknown(name: str, position: Position | str) -> ApiError:
     return ApiError(422, "UNKNOWN_POSITION", f"{name}: {position} is no position of this log")
 
 
-async def _refusal(
-    log: Log, org: OrgId, position: Position, *, exact: bool
+def _refusal(
+    bounds: Bounds, kind: Kind | None, position: Position, *, exact: bool
 ) -> Literal["trimmed", "unknown", "ahead"] | None:
-    bounds = await log.bounds(org)
     if exact and position > bounds.clock:
         return "ahead"
     first, is_whole = bounds.first, bounds.first_number == 1
@@ -178,7 +181,7 @@ async def _refusal(
     gone = bounds.trimmed or first
     if gone is None or position < gone:
         return "unknown" if is_whole else "trimmed"
-    if not exact or await log.exists(org, position):
+    if not exact or kind is not None:
         return None
     was_delta = position.ms < bounds.clock.ms - DELTA_RETENTION_MS  # older deltas are gone: a point on the clock
     return None if was_delta else "unknown"

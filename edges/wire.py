@@ -63,6 +63,8 @@ def _identified(data: bytes, id: str | None) -> bytes:
 
 def _one_line(data: bytes) -> bytes:
     """JSON may hold these as they are, and many readers of lines (httpx, str.splitlines) end a line at them."""
+    if data.isascii():
+        return data
     for character, escape in _UNICODE_LINE_ENDS:
         if character in data:
             data = data.replace(character, escape)

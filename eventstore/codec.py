@@ -97,23 +97,38 @@ def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...
     """One stream entry as Redis returns it (a flat list of names and values). Missing fields are tolerated."""
     get = dict(zip(fields[::2], fields[1::2], strict=False)).get
     position = Position.of(entry_id)
-    stored_type, _, schema = get(b"t", b"").decode().partition(";")
-    run, cause, number, version = get(b"r"), get(b"k"), get(b"n"), get(b"v")
+    stored_type, schema = _type(get(b"t", b""))
+    run, cause, number, version, conversation = get(b"r"), get(b"k"), get(b"n"), get(b"v"), get(b"c")
     return Recorded(
         position=position,
         organization=org,
         type=stored_type,
-        actor=get(b"a", b"").decode(),
-        run=Position.of(run) if run else position,
+        actor=_name(get(b"a", b"")),
+        run=_run(run) if run else position,
         cause=Position.of(cause) if cause else None,
-        conversation=ConversationId(conversation.decode()) if (conversation := get(b"c")) else None,
+        conversation=ConversationId(_name(conversation)) if conversation else None,
         number=int(number) if number else None,
         version=int(version) if version else None,
         data=get(b"d", b"{}"),
         personal=get(b"p", b"{}"),
         digest=get(b"h", b""),
-        schema=int(schema) if schema else 1,
+        schema=schema,
     )
+
+
+# Events of one page share most of what these read.
+_run = lru_cache(maxsize=4_096)(Position.of)
+
+
+@lru_cache(maxsize=4_096)
+def _name(stored: bytes) -> str:
+    return stored.decode()
+
+
+@lru_cache(maxsize=1_024)
+def _type(stored: bytes) -> tuple[str, int]:
+    name, _, schema = stored.decode().partition(";")
+    return name, int(schema) if schema else 1
 
 
 def merge(data: bytes, personal: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, collect, keys
 from eventstore.append import APPEND, Append, HeldBy, Outcome, arguments, outcome
@@ -22,6 +22,9 @@ TRIM = load_script("trim.lua")
 
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
+
+
+Kind = Literal["fact", "delta"]
 
 
 class Bounds(NamedTuple):
@@ -169,14 +172,14 @@ class Log:
         own = keys.of(org)
         return int(await self.pipe.run(TRIM, (own.log, own.meta), (str(first),)))
 
-    async def exists(self, org: OrgId, position: Position) -> bool:
-        """Whether a fact or a delta stands at this position."""
+    async def kind_at(self, org: OrgId, position: Position) -> Kind | None:
+        """What stands at exactly this position."""
         own = keys.of(org)
-        found = await _together(
+        fact, delta = await _together(
             self.pipe.call("XRANGE", own.log, str(position), str(position)),
             self.pipe.call("XRANGE", own.tok, str(position), str(position)),
         )
-        return any(found)
+        return "fact" if fact else "delta" if delta else None
 
 
 def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:

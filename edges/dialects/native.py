@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -31,26 +30,33 @@ from eventstore.schema import Position, Recorded
 
 
 @lru_cache(maxsize=4)
-def _second(at_s: int) -> str:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _second(at_s: int) -> bytes:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+@lru_cache(maxsize=4_096)
+def _text(value: str | None) -> bytes:
+    return msgspec.json.encode(value)
 
 
 def event_json(event: Recorded) -> bytes:
     """The event as clients see it: the envelope around the stored data, which is not decoded."""
     second, ms = divmod(event.position.ms, 1000)
-    head: dict[str, Any] = {"id": str(event.position)}
+    number = version = cause = ""
     if event.is_fact:
-        head["number"] = event.number
-    head |= {"type": event.type, "organization": event.organization, "conversation": event.conversation}
-    if event.is_fact:
-        head["version"] = event.version
-    head |= {
-        "actor": event.actor,
-        "run": str(event.run),
-        "cause": str(event.cause) if event.cause is not None else None,
-        "at": f"{_second(second)}.{ms:03d}Z",
-    }
-    return b'%b,"data":%b}' % (msgspec.json.encode(head)[:-1], codec.shown(event))
+        number, version = (
+            f'"number":{event.number},',
+            f'"version":{"null" if event.version is None else event.version},',
+        )
+    cause = f'"{event.cause}"' if event.cause is not None else "null"
+    return (
+        b'{"id":"%b",%b"type":%b,"organization":%b,"conversation":%b,%b"actor":%b,"run":"%b","cause":%b,'
+        b'"at":"%b.%03dZ","data":%b}'
+    ) % (
+        str(event.position).encode(), number.encode(), _text(event.type), _text(event.organization),
+        _text(event.conversation), version.encode(), _text(event.actor), str(event.run).encode(), cause.encode(),
+        _second(second), ms, codec.shown(event),
+    )  # fmt: skip
 
 
 def _render(event: Recorded) -> Sequence[Frame]:
