@@ -24,7 +24,7 @@ from workers.work import Done, Handler, Services, Work
 ITEMS_IN_A_ROW = 50
 """After so many the lane goes to the back of the queue, so that a busy one does not keep others waiting."""
 LAST_WORD_ATTEMPTS = 3
-"""For the handler of a dropped item, to end its run; it may be what the item chokes."""
+"""For the handler of an item that is given up, to end its run; it may be what the item chokes."""
 ACTOR = "system:worker"
 
 logger = structlog.get_logger()
@@ -184,7 +184,8 @@ class Lane:
             return None
         item = str(work.item.position)
         failed = Event(WorkFailed(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
-        last_words = await handler.failed(work, error)
+        can_speak = work.attempts < handler.policy.max_attempts + LAST_WORD_ATTEMPTS
+        last_words = await handler.failed(work, error) if can_speak else end_of(work.item)
         following = await work.dispose(Done([*last_words, failed]), Disposal("finish", lease_ms=self._lanes.lease_ms))
         WORK_ITEMS.labels(handler.name, "failed").inc()
         return following

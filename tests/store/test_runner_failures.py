@@ -88,6 +88,24 @@ async def test_dropped_work_ends_its_own_run_and_the_lane_goes_on(shop: Workshop
     assert run[2].actor == "client:test"
 
 
+async def test_an_item_ends_even_if_its_handler_chokes_on_its_failure(shop: Workshop) -> None:
+    async def choke(work: Work) -> Done:
+        if text_of(work) == "poison":
+            raise RuntimeError
+        return Done([did(text_of(work))])
+
+    async def choke_again(work: Work, error: str) -> list[Event]:
+        raise RuntimeError
+
+    poison = await shop.say("poison")
+    await shop.say("next")
+    handlers = [Handler(MessageReceived, choke, Policy(1, "fail", AT_ONCE), choke_again)]
+    async with shop.worker(shop.services(), handlers=handlers):
+        await shop.seen.until(lambda events: done(events) == ["next"])
+    run = await shop.log.read_run(ACME, poison)
+    assert [event.type for event in run] == ["message.received", "reply.failed", "work.failed"]
+
+
 async def test_a_dropped_item_ends_even_if_its_handler_chokes_on_giving_it_up(shop: Workshop) -> None:
     async def choke(work: Work) -> Done:
         raise RuntimeError
