@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import answers, append, delivery, http_append, startup
+from benchmarks import answers, append, delivery, http_append, stalled, startup
 from benchmarks.report import Claim, as_json, table
 
 BENCHMARKS = {
     "append": append, "http_append": http_append, "delivery": delivery, "answers": answers, "startup": startup,
+    "stalled": stalled,
 }  # fmt: skip
 HERE = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- end of results -->"

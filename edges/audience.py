@@ -10,7 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from edges.channels import Channel, Subscriber
-from edges.ring import Entry, Ring, Window
+from edges.ring import FIRST_COUNT, Entry, Ring, Window
 from edges.subscriptions import Filter, Format
 from eventstore.schema import OrgId, Position, Recorded
 
@@ -56,6 +56,7 @@ class Audience:
         self._window = window
         self.last_fact = last_fact
         self.streams = 0
+        self.page = FIRST_COUNT
         self.restarts = 0
         self.last_number = last_number
         self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}

@@ -12,15 +12,12 @@ import time
 import structlog
 from aiohttp import web
 
-from edges.ring import Entry
+from edges.ring import FIRST_COUNT, Entry
 from edges.subscriptions import Filter, Format
 from eventstore.schema import Position
 from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
 
 logger = structlog.get_logger(__name__)
-
-
-FIRST_PAGE = 64
 
 
 class Subscriber:
@@ -41,7 +38,7 @@ class Subscriber:
         self.protocol = request.protocol
         self.position = position
         self.told = position
-        self.page = FIRST_PAGE
+        self.page = FIRST_COUNT
         self.prefix = b""
         self.ended = False
         self.restarts = restarts

@@ -20,7 +20,7 @@ from edges.channels import Subscriber
 from edges.open_streams import STREAMS
 from edges.pace import PACE, Pace
 from edges.resume import Gap, Start, gap_from_start, survives
-from edges.ring import Entry, pieces
+from edges.ring import Entry, next_count, pieces
 from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import SSE, retry
@@ -31,8 +31,8 @@ from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUB
 
 WRITE_BUFFER_BYTES = 256 * 1024
 CATCH_UP_BYTES = 64 * 1024
-PAGE_BYTES = 512 * 1024
-"""A page larger than this is followed by a smaller one: a slow client must not keep much of the log in memory."""
+PAGE_BYTES = 128 * 1024
+"""What a page should hold, by the size of the last one: a slow client must not keep much of the log in memory."""
 
 
 class Plan(NamedTuple):
@@ -181,7 +181,7 @@ async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) ->
         cut = events[-1].position if len(events) >= count else None
     reached = min(cut, head) if cut is not None else head
     size = sum(len(event.data) + len(event.personal) for event in events)
-    subscriber.page = max(1, count // 2) if size > PAGE_BYTES else min(count * 2, PAGE)
+    subscriber.page = next_count(count, size, PAGE_BYTES, PAGE)
     return [event for event in events if event.position <= head], reached
 
 

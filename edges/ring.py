@@ -11,6 +11,8 @@ from typing import NamedTuple
 from edges.wire import Frame, Wire
 from eventstore.schema import Position, Recorded
 
+FIRST_COUNT = 16
+GROWTH = 4
 _ENTRY_OVERHEAD = 700
 
 
@@ -63,6 +65,11 @@ def pieces(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:
         cut[-1].append(entry)
         size += entry.size
     return cut
+
+
+def next_count(count: int, size: int, max_bytes: int, most: int) -> int:
+    """How many events to read at once, after so many of them had this size."""
+    return max(1, min(count * max_bytes // max(size, 1), count * GROWTH, most))
 
 
 class Window(NamedTuple):

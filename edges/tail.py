@@ -17,7 +17,7 @@ from edges.audience import Audience, End
 from edges.channels import Subscriber
 from edges.pace import Pace
 from edges.resume import survives
-from edges.ring import Entry, Window, pieces
+from edges.ring import Entry, Window, next_count, pieces
 from eventstore import keys
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
@@ -30,6 +30,8 @@ logger = structlog.get_logger(__name__)
 BELL_BLOCK_MS = 1_000
 BELL_COUNT = 1_000
 READ_COUNT = 1_000
+READ_BYTES = 2 * 1024 * 1024
+"""What is read of one organization at once, by the size of what was read before."""
 MIN_RECONNECT_PAUSE_S = 0.05
 MAX_RECONNECT_PAUSE_S = 0.5
 PUBLISH_BYTES = 256 * 1024
@@ -155,7 +157,7 @@ class Tailer:
         while dirty:
             audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
             pages = await asyncio.gather(
-                *(self._log.read(audience.org, audience.ring.head, count=READ_COUNT) for audience in audiences)
+                *(self._log.read(audience.org, audience.ring.head, count=audience.page) for audience in audiences)
             )
             dirty = set()
             for audience, events in zip(audiences, pages, strict=True):
@@ -164,13 +166,15 @@ class Tailer:
                 if _has_hole(audience, events):
                     await self._restart(audience)
                     continue
-                first, *more = pieces([Entry(event) for event in events], PUBLISH_BYTES)
+                if len(events) >= audience.page:
+                    dirty.add(audience.org)
+                entries = [Entry(event) for event in events]
+                audience.page = next_count(audience.page, sum(entry.size for entry in entries), READ_BYTES, READ_COUNT)
+                first, *more = pieces(entries, PUBLISH_BYTES)
                 audience.publish(first)
                 for piece in more:
                     await asyncio.sleep(0)  # lets sockets take what they were given
                     audience.publish(piece)
-                if len(events) >= READ_COUNT:
-                    dirty.add(audience.org)
 
     async def _reload(self) -> None:
         """After Redis was away: bells may be new, and logs shorter than what was shown."""
