@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -154,16 +154,13 @@ class Connections:
 CONNECTIONS = web.AppKey("connections", Connections)
 
 
-@contextmanager
 def newest(
     request: web.Request, caller: Caller, consumer: Consumer | None, end: Callable[[], None] | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """The stream is the consumer's, if there is one, until a newer one opens: then `end` is called, or it is cut."""
     if consumer is None:
-        yield
-        return
-    with request.app[CONNECTIONS].opened(caller.org, consumer, end or partial(_cut, request)):
-        yield
+        return nullcontext()
+    return request.app[CONNECTIONS].opened(caller.org, consumer, end or partial(_cut, request))
 
 
 def _cut(request: web.Request) -> None:
