@@ -26,8 +26,8 @@ from tests.support.redis_servers import RedisServer, fastest_binary
 
 STALLED, READING = 10, 5
 EVENT_BYTES = 40_000
-RATE_HZ = 250
-BEFORE_S = 3
+RATE_HZ = 400
+BEFORE_S = 2
 ALLOWED_BYTES = 16_000_000
 READ_AHEAD = 16 * 1024
 SETTLE_S = 0.5
@@ -108,7 +108,7 @@ def measure(megabytes: int = 100) -> list[Claim]:
 
 
 async def stall(megabytes: int, before_s: int = BEFORE_S) -> Result:
-    async with _product() as (log, port, pid, key):
+    async with product() as (log, port, edge, key):
         readers, stalled = ([Reader(port, key) for _ in range(number)] for number in (READING, STALLED))
         await asyncio.gather(*(reader.open() for reader in readers))
         async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks:
@@ -117,7 +117,7 @@ async def stall(megabytes: int, before_s: int = BEFORE_S) -> Result:
             await asyncio.sleep(SETTLE_S)
             before = _p99(readers)
             await asyncio.gather(*(reader.open() for reader in stalled))
-            peak = _Peak(pid)
+            peak = _Peak(edge.process.pid)
             watching = tasks.create_task(peak.watch())
             published = await _publish(log, megabytes * 1_000_000 // EVENT_BYTES)
             await asyncio.sleep(SETTLE_S)
@@ -140,19 +140,20 @@ def _p99(readers: list[Reader]) -> float:
 
 class _Peak:
     def __init__(self, pid: int) -> None:
-        self._status = Path(f"/proc/{pid}/status")
-        self._first = self._resident()
+        self._pid = pid
+        self._first = resident_bytes(pid)
         self.grown_bytes = 1
 
     async def watch(self) -> None:
         while True:
-            self.grown_bytes = max(self.grown_bytes, self._resident() - self._first)
+            self.grown_bytes = max(self.grown_bytes, resident_bytes(self._pid) - self._first)
             await asyncio.sleep(0.05)
 
-    def _resident(self) -> int:
-        found = re.search(r"VmRSS:\s+(\d+) kB", self._status.read_text())
-        assert found is not None
-        return int(found[1]) * 1024
+
+def resident_bytes(pid: int) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 async def _publish(log: Log, count: int) -> list[str]:
@@ -170,7 +171,8 @@ async def _publish(log: Log, count: int) -> list[str]:
 
 
 @asynccontextmanager
-async def _product() -> AsyncIterator[tuple[Log, int, int, str]]:
+async def product() -> AsyncIterator[tuple[Log, int, Command, str]]:
+    """A log, and the edge on it with its port and a key."""
     binary = fastest_binary()
     assert binary is not None
     async with AsyncExitStack() as owned:
@@ -181,7 +183,8 @@ async def _product() -> AsyncIterator[tuple[Log, int, int, str]]:
         organizations = Organizations(pipe)
         await organizations.ensure(BENCH, "Bench")
         key, port = await organizations.create_key(BENCH), free_port()
-        edge = Command("edge", "--port", str(port), env={"TRUNKLINE_REDIS_URL": redis.url})
+        env = {"TRUNKLINE_REDIS_URL": redis.url, "TRUNKLINE_RATE_LIMIT": "0"}
+        edge = Command("edge", "--port", str(port), env=env)
         owned.callback(edge.stop)
         await asyncio.to_thread(wait_until_serving, f"http://127.0.0.1:{port}", "/health/live")
-        yield Log(pipe), port, edge.process.pid, key
+        yield Log(pipe), port, edge, key

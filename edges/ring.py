@@ -11,7 +11,7 @@ from typing import NamedTuple
 from edges.wire import Frame, Wire
 from eventstore.schema import Position, Recorded
 
-FIRST_COUNT = 16
+FIRST_COUNT = 8
 GROWTH = 4
 _ENTRY_OVERHEAD = 700
 
