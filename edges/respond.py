@@ -175,13 +175,13 @@ async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) ->
     """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
     org, count = plan.caller.org, subscriber.page
     if (scope := plan.filter.indexed(org)) is not None:
-        events, cut = await log.page_of(scope, subscriber.position, count=count)
+        events, cut = await log.page_of(scope, subscriber.position)
     else:
         events = await log.read(org, subscriber.position, count=count, deltas=plan.filter.deltas)
         cut = events[-1].position if len(events) >= count else None
+        size = sum(len(event.data) + len(event.personal) for event in events)
+        subscriber.page = next_count(count, size, PAGE_BYTES, PAGE)
     reached = min(cut, head) if cut is not None else head
-    size = sum(len(event.data) + len(event.personal) for event in events)
-    subscriber.page = next_count(count, size, PAGE_BYTES, PAGE)
     return [event for event in events if event.position <= head], reached
 
 

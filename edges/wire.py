@@ -74,27 +74,19 @@ def _one_line(data: bytes) -> bytes:
 _UNICODE_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in ("\x85", "\u2028", "\u2029"))
 
 
-def _encode_sse(frames: Sequence[Frame], position: str | None) -> bytes:
-    last = len(frames) - 1
-    return b"".join(
-        sse(frame.data, event=frame.name, id=position if i == last else None) for i, frame in enumerate(frames)
-    )
+def _encode(one: Callable[[Frame, str | None], bytes]) -> Callable[[Sequence[Frame], str | None], bytes]:
+    def encode(frames: Sequence[Frame], position: str | None) -> bytes:
+        if len(frames) == 1:
+            return one(frames[0], position)
+        return b"".join(one(frame, position if frame is frames[-1] else None) for frame in frames)
 
-
-def _encode_ndjson(frames: Sequence[Frame], position: str | None) -> bytes:
-    last = len(frames) - 1
-    return b"".join(ndjson(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
-
-
-def _encode_websocket(frames: Sequence[Frame], position: str | None) -> bytes:
-    last = len(frames) - 1
-    return b"".join(websocket_text(frame.data, id=position if i == last else None) for i, frame in enumerate(frames))
+    return encode
 
 
 # A comment ends with its line. A blank line after it would make httpx-sse hand out an empty event.
-SSE = Wire("sse", SSE_TYPE, _encode_sse, b": hb\n")
-NDJSON = Wire("ndjson", NDJSON_TYPE, _encode_ndjson, b'{"type":"heartbeat"}\n')
-WEBSOCKET = Wire("websocket", "", _encode_websocket, b"\x89\x00")
+SSE = Wire("sse", SSE_TYPE, _encode(lambda frame, id: sse(frame.data, event=frame.name, id=id)), b": hb\n")
+NDJSON = Wire("ndjson", NDJSON_TYPE, _encode(lambda frame, id: ndjson(frame.data, id=id)), b'{"type":"heartbeat"}\n')
+WEBSOCKET = Wire("websocket", "", _encode(lambda frame, id: websocket_text(frame.data, id=id)), b"\x89\x00")
 """Its heartbeat is a ping."""
 
 

@@ -2,7 +2,7 @@
 --
 -- KEYS 1 log; every other name is made from it as keys.py makes it: all share the log's hash tag
 -- ARGV 1 c: a conversation | r: a run   2 which   3 with deltas (1|0)   4 most events   5 look-ahead
---      6 a: after a position | b: before it   7 ms   8 seq
+--      6 a: after a position | b: before it   7 ms   8 seq   9 after: bytes of fields with which a page is full
 --
 -- Reply: {where the page was cut ('' = it was not), entries as XRANGE gives them}
 local call = redis.call
@@ -88,11 +88,18 @@ elseif ARGV[3] == '1' then
   end
 end
 
-table.sort(found, function(a, b) return is_later(b, a) end)
-local entries, reached = {}, ''
+table.sort(found, function(a, b)
+  if a[1] ~= b[1] then return a[1] < b[1] end
+  return a[2] < b[2]
+end)
+local entries, reached, room = {}, '', tonumber(ARGV[9])
 for i, event in ipairs(found) do
-  if i > most or (cut and is_later(event, cut)) then break end
-  entries[#entries + 1] = event[5] or entry_at(event[4], event[3])
-  if i == most or event == cut then reached = event[3] end
+  local entry = event[5] or entry_at(event[4], event[3])
+  entries[#entries + 1] = entry
+  for field = 1, entry and #entry[2] or 0 do room = room - #entry[2][field] end
+  if i == most or event == cut or (room <= 0 and i < #found) then
+    reached = event[3]
+    break
+  end
 end
 return {reached, entries}

@@ -13,6 +13,9 @@ COLLECT = load_script("collect.lua")
 LOOK_AHEAD = 5_000
 """How many facts behind a page are asked for their run: more of them than come in while one answer is given."""
 
+PAGE_BYTES = 128 * 1024
+"""Of stored fields, by which a page after a position is full: whoever reads it may be slow to pass it on."""
+
 
 class Scope(NamedTuple):
     """One conversation (`c`) or one run (`r`) of an organization, with its deltas or without."""
@@ -50,7 +53,7 @@ async def rest(pipe: Pipe, scope: Scope, position: Position, count: int) -> list
 
 async def _page(pipe: Pipe, scope: Scope, way: str, position: Position, count: int) -> Page:
     org, kind, name, deltas = scope
-    arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq)
+    arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq, PAGE_BYTES)
     cut, entries = await pipe.run(COLLECT, [keys.of(org).log], arguments)
     events = [codec.recorded(org, *entry) for entry in entries]
     if kind == "c":  # a run may cross conversations

@@ -20,7 +20,7 @@ from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
 from trunkline import logging, process
-from trunkline.listener import LOOPBACK, listening
+from trunkline.listener import BACKLOG, LOOPBACK, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
@@ -90,7 +90,7 @@ async def serving(
     )
     await runner.setup()
     process.settle_memory()
-    site = web.SockSite(runner, listener)
+    site = web.SockSite(runner, listener, backlog=BACKLOG)
     try:
         await site.start()
         yield

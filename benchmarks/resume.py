@@ -1,0 +1,231 @@
+"""Resume: what it costs to come back, and whether the number of organizations makes anybody's events dearer.
+
+1. One client, 10,000 events behind in an organization of 200,000, whose conversation has 200 of them (all behind it),
+   tokens included: from its request to its last event.
+2. A thousand clients that come back in the same second, each to a conversation of its own: until the last has its last
+   event.
+3. The edge's CPU time per frame with 100 and with 10,000 organizations that each have a subscriber.
+
+The edge has a core to itself, Redis and the clients share the other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import statistics
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+
+import jwt
+
+from benchmarks import servers
+from benchmarks.report import Claim
+from eventstore.append import APPEND, Append, Appended
+from eventstore.connection import Pipe, pool_for
+from eventstore.events import Custom
+from eventstore.events.replies import ReplyDelta
+from eventstore.log import Log
+from eventstore.organizations import Organizations
+from eventstore.schema import ConversationId, Event, OrgId, Position
+from trunkline.process import run
+
+CONVERSATIONS, RUNS, RUN = 1_000, 20, 10
+"""Every conversation has so many runs of so many events: a question, tokens, and the answer's end."""
+BEHIND = CONVERSATIONS * RUN
+LONG, LONG_RUN, LONG_RUNS = ConversationId("conv_long"), 20, 10
+"""It all happens while the last runs of the others do."""
+BENCH = OrgId("bench")
+RESUMES, STORMS = 30, 3
+ORGANIZATIONS = (100, 10_000)
+FRAMES, IN_FLIGHT, ROUNDS = 5_000, 50, 3
+SECRET = "a secret of the benchmark, of 32 bytes or more"
+POSITION, EVENT = b'"type":"position"', b'"at":"'
+READ_BYTES = 1 << 18
+LIMIT_S = 90.0
+
+
+def measure(organizations: Sequence[int] = ORGANIZATIONS, runs: int = RUNS) -> list[Claim]:
+    with servers.on_client_core():
+        with servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key):
+            behind = run(_filled(redis_port, runs))
+            claims = [_one_resume(port, key, behind), _storm(port, key, behind)]
+        return [*claims, _organizations(organizations)]
+
+
+def _one_resume(port: int, key: str, behind: Position) -> Claim:
+    took = []
+    for _ in range(RESUMES):
+        clients = Clients(port, EVENT)
+        took.append(clients.caught_up([_request(key, LONG, behind)], LONG_RUN * LONG_RUNS) * 1_000)
+        clients.close()
+    return _within("resume 10,000 events behind, 200 of them its own", "ms, median", statistics.median(took), 5.0)
+
+
+def _storm(port: int, key: str, behind: Position) -> Claim:
+    took = []
+    for _ in range(STORMS):
+        clients = Clients(port, EVENT)
+        requests = [_request(key, _conversation(i), behind) for i in range(CONVERSATIONS)]
+        took.append(clients.caught_up(requests, RUN))
+        clients.close()
+    return _within(
+        "1,000 clients resume at once", "s until the last is caught up, one core", statistics.median(took), 1.0
+    )
+
+
+def _organizations(numbers: Sequence[int]) -> Claim:
+    few, many = (_cost(number) for number in numbers)
+    name = f"cost per event and subscriber, {numbers[1]:,} organizations"
+    return Claim(name, "µs of the edge's CPU", many, f"{numbers[0]:,} organizations", few, few / many, 1 / 1.2)
+
+
+def _within(name: str, unit: str, ours: float, limit: float) -> Claim:
+    return Claim(name, unit, ours, "limit", limit, limit / ours, 1.0)
+
+
+def _cost(number: int) -> float:
+    """µs per frame, the median of some rounds."""
+    with servers.redis_server() as redis_port:
+        orgs = run(_made(redis_port, number))
+        with servers.edge(redis_port, env={"TRUNKLINE_JWT_SECRET": SECRET}) as (port, _):
+            clients = Clients(port, POSITION)
+            clients.caught_up([_live_request(org) for org in orgs], 1)
+            clients.mark = EVENT
+            costs = run(_published(redis_port, orgs, clients, lambda: _cpu_s(port)))
+            clients.close()
+    return statistics.median(costs)
+
+
+async def _published(port: int, orgs: Sequence[OrgId], clients: Clients, cpu_s: Callable[[], float]) -> list[float]:
+    """Microseconds per frame, of each round: one event at a time for each of some organizations."""
+    pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND])
+    log, costs = Log(pipe), []
+    event = Event(Custom(name="custom.bench", data={"text": "x" * 120}), "system:bench", ConversationId("conv_bench"))
+    for round_ in range(ROUNDS):
+        before, seen = cpu_s(), clients.seen
+        for first in range(round_ * FRAMES, (round_ + 1) * FRAMES, IN_FLIGHT):
+            to = [orgs[i % len(orgs)] for i in range(first, first + IN_FLIGHT)]
+            await asyncio.gather(*(log.append(org, Append(events=[event])) for org in to))
+            clients.read(0)
+        clients.wait_for(seen + FRAMES)
+        costs.append((cpu_s() - before) / FRAMES * 1e6)
+    await pipe.close()
+    return costs
+
+
+def _cpu_s(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+        found = re.search(rb"^process_cpu_seconds_total (\S+)", response.read(), re.M)
+    assert found is not None
+    return float(found[1])
+
+
+async def _made(port: int, number: int) -> list[OrgId]:
+    pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"))
+    organizations = Organizations(pipe)
+    made = [await organizations.create(f"org-{i}", f"Organization {i}") for i in range(number)]
+    await pipe.close()
+    return [organization.id for organization in made if organization is not None]
+
+
+async def _filled(port: int, runs: int) -> Position:
+    """Fills the log; where a client stands that is 10,000 events behind."""
+    pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND])
+    log, everybody = Log(pipe), [_conversation(i) for i in range(CONVERSATIONS)]
+    behind = Position(0, 0)
+    for turn in range(runs):
+        if turn == runs - 1:
+            behind = (await log.bounds(BENCH)).clock
+            for _ in range(LONG_RUNS):
+                await _run(log, [LONG], LONG_RUN)
+        await _run(log, everybody, RUN)
+    await pipe.close()
+    return behind
+
+
+async def _run(log: Log, conversations: Sequence[ConversationId], length: int) -> None:
+    """One run in each conversation, side by side."""
+    asked = await _append(log, [_fact(conversation) for conversation in conversations])
+    for index in range(length - 2):
+        await _append(log, [_delta(*each, index) for each in zip(conversations, asked, strict=True)])
+    await _append(log, [_fact(*each) for each in zip(conversations, asked, strict=True)])
+
+
+async def _append(log: Log, events: Sequence[Event]) -> list[Position]:
+    outcome = await log.append(BENCH, Append(events=events))
+    assert isinstance(outcome, Appended), outcome
+    return list(outcome.positions)
+
+
+def _fact(conversation: ConversationId, of: Position | None = None) -> Event:
+    return Event(Custom(name="custom.bench", data={"text": "x" * 120}), "system:bench", conversation, of)
+
+
+def _delta(conversation: ConversationId, of: Position, index: int) -> Event:
+    return Event(ReplyDelta(attempt=1, index=index, text="token "), "assistant:bench", conversation, of)
+
+
+def _conversation(index: int) -> ConversationId:
+    return ConversationId(f"conv_{index}")
+
+
+def _request(key: str, conversation: ConversationId, behind: Position) -> bytes:
+    return _get(f"/v1/events/stream?conversation={conversation}", f"X-Tenant-API-Key: {key}\r\nLast-Event-ID: {behind}")
+
+
+def _live_request(org: OrgId) -> bytes:
+    claims = {"sub": "bench", "org": org, "scope": "events:read", "exp": int(time.time()) + 600}
+    return _get("/v1/events/stream", f"Authorization: Bearer {jwt.encode(claims, SECRET, 'HS256')}")
+
+
+def _get(path: str, header: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n{header}\r\n\r\n".encode()
+
+
+class Clients:
+    """Many sockets on one epoll, which count a mark that every frame of interest holds once: `seen` of all of them."""
+
+    def __init__(self, port: int, mark: bytes) -> None:
+        self._port = port
+        self.mark = mark
+        self._poll = select.epoll()
+        self._open: dict[int, tuple[socket.socket, bytes]] = {}
+        self.seen = 0
+
+    def caught_up(self, requests: Sequence[bytes], frames: int) -> float:
+        """Opens a stream for each, and reads until all have had so many frames; the seconds that took."""
+        begun = time.perf_counter()
+        for request in requests:
+            connection = socket.create_connection(("127.0.0.1", self._port))
+            connection.sendall(request)
+            connection.setblocking(False)
+            self._open[connection.fileno()] = (connection, b"")
+            self._poll.register(connection.fileno(), select.EPOLLIN)
+        self.wait_for(len(requests) * frames)
+        return time.perf_counter() - begun
+
+    def wait_for(self, seen: int) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while self.seen < seen:
+            self.read(1.0)
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{seen - self.seen} of {seen} frames did not arrive")
+
+    def read(self, timeout_s: float) -> None:
+        for fd, _ in self._poll.poll(timeout_s, 1_000):
+            connection, rest = self._open[fd]
+            data = connection.recv(READ_BYTES)
+            if not data:
+                raise RuntimeError("a stream broke off")
+            text = rest + data
+            self.seen += text.count(self.mark)
+            self._open[fd] = (connection, text[1 - len(self.mark) :])  # a mark may lie across two reads
+
+    def close(self) -> None:
+        for connection, _ in self._open.values():
+            connection.close()
+        self._poll.close()
