@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant("no-doorbell", APPEND, "id) == 1 and", "id) == 0 and"),
     Mutant("work-not-counted", APPEND, "queued = queued + 1", ""),
     Mutant("finished-work-still-counts", APPEND, "queued = queued - 1", ""),
-    Mutant("item-not-popped", APPEND, "if outcome == 'finish' and call('LPOP', queue) then queued = queued - 1 end", ""),
+    Mutant("item-not-popped", APPEND, "and call('LPOP', queue) then queued = queued - 1 end", "then end"),
     Mutant("sequence-carried-over", APPEND, "'a', '1', 'ds', '0', 'x'", "'a', '1', 'x'"),
     Mutant("attempts-carried-over", APPEND, "call('HSET', held, 'a', '1', 'ds'", "call('HSET', held, 'ds'"),
     Mutant("doorbell-not-acknowledged", APPEND, "call('XACK', work, 'workers', doorbell)", ""),
