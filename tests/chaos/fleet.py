@@ -74,14 +74,19 @@ class Member:
 
 
 class Fleet:
-    """Runs from `async with` on; `stop_processes` ends all but Redis, which then holds what is to be checked."""
+    """With `lost_bytes` a Redis that is killed loses the end of its file.
+
+    Runs from `async with` on; `stop_processes` ends all but Redis, which then holds what is to be checked."""
 
     def __init__(
         self,
         redis: RedisServer,
         edges: Sequence[Callable[[str], Command]],
         workers: Sequence[Callable[[str], Command]],
+        *,
+        lost_bytes: int,
     ) -> None:
+        self._lost_bytes = lost_bytes
         self.redis = redis
         self.edges = [Member(f"edge {at}", start, redis.url) for at, start in enumerate(edges)]
         self.workers = [Member(f"worker {at}", start, redis.url) for at, start in enumerate(workers)]
@@ -141,7 +146,10 @@ class Fleet:
         match step.fault:
             case "kill_redis":
                 async with self._redis_breaking:
-                    self.redis.kill()
+                    if self._lost_bytes:
+                        self.redis.cut_power(self._lost_bytes)
+                    else:
+                        self.redis.kill()
                     await asyncio.sleep(step.lasts_s)
                     await asyncio.to_thread(self.redis.restart)
             case "stop_redis":

@@ -26,17 +26,22 @@ from tests.chaos.subscribers import Subscriber
 from tests.support import histories
 from tests.support.product import Command, free_port
 from tests.support.redis_servers import RedisServer, fastest_binary
-from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, TwilioApi, twilio_api
+from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, Behaviour, TwilioApi, twilio_api
 
 ROOT = Path(__file__).parents[2]
 EDGES, WORKERS = 2, 2
 MOST_RUNS_WATCHED = 12
+MOODS: dict[Behaviour, int] = {"accept": 8, "take_and_drop": 2, "drop": 1, "unavailable": 1, "too_many_requests": 1}
+MOST_MOODS = 500
 QUIET_S = 90.0
 """Until everything that was accepted has an outcome: retries of texts pause for up to half a minute."""
 LEVEL_S = 20.0
 LOOK_S = 0.2
 
 Workers = Literal["product", "textbook"]
+Disk = Literal["always", "everysec", "power cuts"]
+"""When Redis writes to disk (`appendfsync`); with power cuts it does so every second and loses the end."""
+LOST_BYTES = 12_000
 
 
 class Storm(NamedTuple):
@@ -44,11 +49,12 @@ class Storm(NamedTuple):
 
     seed: int
     seconds: float
-    fsync: Literal["always", "everysec"] = "always"
+    redis: Disk = "always"
     workers: Workers = "product"
+    provider: Literal["calm", "moody"] = "calm"
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, {self.seconds:g} s, appendfsync {self.fsync}, {self.workers} workers"
+        return f"seed {self.seed}, {self.seconds:g} s: {self.redis}, {self.workers} workers, {self.provider} provider"
 
 
 class Report(NamedTuple):
@@ -70,7 +76,8 @@ class _Stage:
         self.keys = api_keys
         ports = [free_port() for _ in range(EDGES)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        self.fleet = Fleet(redis, [self._edge(port) for port in ports], [self._worker] * WORKERS)
+        lost = LOST_BYTES if storm.redis == "power cuts" else 0
+        self.fleet = Fleet(redis, [self._edge(port) for port in ports], [self._worker] * WORKERS, lost_bytes=lost)
         self.producers = Producers(self.urls, api_keys, self.chance, self._began)
         self.subscribers: list[Subscriber] = []
         self.watching: list[asyncio.Task[None]] = []
@@ -134,10 +141,14 @@ async def weather(storm: Storm) -> Report:
 async def _stage(storm: Storm) -> AsyncIterator[_Stage]:
     binary = fastest_binary()
     assert binary is not None, "there is no redis-server"
-    redis = RedisServer(binary, "--appendfsync", storm.fsync, tcp=True, appendonly=True).start()
+    redis = RedisServer(
+        binary, "--appendfsync", "always" if storm.redis == "always" else "everysec", tcp=True, appendonly=True
+    ).start()
     try:
         async with twilio_api() as twilio:
             twilio.answers_after_s = 0.05
+            if storm.provider == "moody":
+                twilio.next(*random.Random(storm.seed).choices([*MOODS], [*MOODS.values()], k=MOST_MOODS))
             stage = _Stage(storm, redis, twilio, await _organizations(redis.url))
             try:
                 async with stage.fleet:
@@ -171,7 +182,8 @@ async def _under_load(stage: _Stage, steps: Sequence[Step]) -> None:
         *[await _conversation(stage, address) for address in (HELD, FREE)],
     ):
         stage.watch(subscriber)
-    kinds = stage.producers.kinds[: 4 if stage.storm.workers == "textbook" else None]
+    plain = stage.storm.workers == "textbook" or stage.storm.redis == "power cuts"
+    kinds = stage.producers.kinds[: 4 if plain else None]
     sending = asyncio.create_task(stage.producers.send(kinds))
     await stage.fleet.suffer(steps)
     stage.producers.end()
@@ -225,9 +237,9 @@ async def _judged(stage: _Stage) -> list[str]:
         history = await stage.history(org)
         marks = [each.mark for each in stage.producers.taken if each.org == org]
         watching = [subscriber for subscriber in stage.subscribers if subscriber.org == org]
-        may_lose = stage.storm.fsync == "everysec"
+        may_lose = stage.storm.redis == "power cuts"
         wrong = [
-            *verdict.of_history(history, marks, stage.twilio.left if org == DEMO else ()),
+            *verdict.of_history(history, marks, stage.twilio.left if org == DEMO else (), may_lose=may_lose),
             *(sentence for each in watching for sentence in verdict.of_subscriber(each, history, may_lose=may_lose)),
             *await verdict.of_store(stage.pipe, org),
         ]

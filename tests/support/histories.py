@@ -33,8 +33,8 @@ def outcomes(history: Sequence[Recorded]) -> dict[Position, list[Recorded]]:
     return ends
 
 
-def accepted_once(history: Sequence[Recorded], marks: Iterable[str]) -> Iterator[str]:
-    """Every mark names one input that a producer was told is taken; each of them has exactly one outcome."""
+def marked(history: Sequence[Recorded]) -> dict[str, list[Recorded]]:
+    """Inputs by the mark that their producer has put on them."""
     found: dict[str, list[Recorded]] = defaultdict(list)
     for event in history:
         match codec.decode(event):
@@ -42,9 +42,14 @@ def accepted_once(history: Sequence[Recorded], marks: Iterable[str]) -> Iterator
                 found[text.split(" ")[0]].append(event)
             case ToolRequested(arguments=arguments):
                 found[str(arguments.get("name") or arguments.get("message"))].append(event)
-    ends = outcomes(history)
+    return found
+
+
+def accepted_once(history: Sequence[Recorded], marks: Iterable[str]) -> Iterator[str]:
+    """Every mark names one input that a producer was told is taken; each of them has exactly one outcome."""
+    found, ends = marked(history), outcomes(history)
     for mark in marks:
-        if len(inputs := found[mark]) != 1:
+        if len(inputs := found.get(mark, [])) != 1:
             yield f"the input {mark} is on the log {len(inputs)} times"
         for each in inputs:
             if len(ended := ends.get(each.run, [])) != 1:
