@@ -10,7 +10,7 @@ from benchmarks.report import Claim, as_json, table
 
 BENCHMARKS = {
     "append": append, "http_append": http_append, "delivery": delivery, "answers": answers, "startup": startup,
-    "idle": idle, "stalled": stalled, "resume": resume, "resume": resume,
+    "idle": idle, "stalled": stalled, "resume": resume,
 }  # fmt: skip
 HERE = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- end of results -->"

@@ -78,7 +78,8 @@ def _encode(one: Callable[[Frame, str | None], bytes]) -> Callable[[Sequence[Fra
     def encode(frames: Sequence[Frame], position: str | None) -> bytes:
         if len(frames) == 1:
             return one(frames[0], position)
-        return b"".join(one(frame, position if frame is frames[-1] else None) for frame in frames)
+        last = len(frames) - 1
+        return b"".join(one(frame, position if i == last else None) for i, frame in enumerate(frames))
 
     return encode
 
