@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import structlog
 
-from eventstore import children, left_over, redis_binary
+from eventstore import children, left_over, redis_binary, torn_file
 from eventstore.connection import Pipe
 from eventstore.data_dir import DataDir
 from eventstore.errors import EmbeddedRedisError
@@ -67,9 +67,12 @@ class EmbeddedRedis:
             written_by = self._data.written_by()
             self._binary = redis_binary.find(written_by)
             self._prepare_home()
+            was_killed = left_over.read(self._home) is not None
             await left_over.stop(self._home, self._home / "redis.sock")
             # Before the start, because the first thing a newer server does is to rewrite the files in its own way.
             self._data.record_version(self._binary.version)
+            if was_killed:
+                await asyncio.to_thread(torn_file.mend, self._binary.path, self._home)
             await self._launch(self._binary)
         except OSError as error:
             await self.stop()
@@ -95,6 +98,7 @@ class EmbeddedRedis:
         async for _ in children.ends("redis-server", lambda: self._child):
             assert self._binary is not None, "there was a child"
             try:
+                await asyncio.to_thread(torn_file.mend, self._binary.path, self._home)
                 await self._launch(self._binary)
             except (EmbeddedRedisError, OSError) as error:
                 logger.error("redis-server did not start again", error=str(error))
@@ -111,7 +115,9 @@ class EmbeddedRedis:
             log_path.replace(self._home / "redis.log.1")  # what the last server said before it ended
         with log_path.open("wb") as output:
             self._child = children.spawn(
-                arguments(binary.path, self._home, self._socket), stdout=output, stderr=subprocess.STDOUT
+                arguments(binary.path, self._home, self._socket, self._fsync),
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
         left_over.record(self._home, self._child.pid, self._socket)
         try:
@@ -142,7 +148,7 @@ async def data_dir_of(url: str, pipe: Pipe) -> Path | None:
     return Path(os.fsdecode(home)).parent
 
 
-def arguments(binary: str, home: Path, socket: Path, fsync: Fsync = "everysec") -> list[str]:
+def arguments(binary: str, home: Path, socket: Path, fsync: Fsync) -> list[str]:
     """The command line of the server that keeps the log in `home`."""
     options = {
         "port": "0",

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import pytest
 
 from eventstore import redis_binary
-from eventstore.embedded import EmbeddedRedis, arguments
+from eventstore.embedded import EmbeddedRedis, Fsync, arguments
 from eventstore.errors import DataDirBusy, DataDirRefused, EmbeddedRedisError
 
 LIMIT_S = 20.0
@@ -53,6 +53,34 @@ async def test_what_was_written_is_there_after_stop_and_start(tmp_path: Path) ->
     async with EmbeddedRedis(tmp_path) as redis:
         assert redis.url == first_url
         assert await call(redis, "GET greeting") == "hello"
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+async def test_writes_are_on_disk_as_soon_as_was_asked_for(tmp_path: Path, fsync: Fsync) -> None:
+    async with EmbeddedRedis(tmp_path, fsync=fsync) as redis:
+        assert await configured(redis, "appendfsync") == fsync
+
+
+async def test_what_follows_a_script_that_a_power_cut_tore_is_kept(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    server, home = await first_line(holder), tmp_path / "redis"
+    script = "redis.call('SET','half',1);redis.call('SET','whole',2)"
+    for command in ("SET before 1", f'EVAL "{script}" 0'):
+        assert _exchange(home / "redis.sock", command)
+    holder.kill()
+    await until_gone(server)
+    [file] = [*home.glob("appendonly.aof"), *home.glob("appendonlydir/*.incr.aof")]
+    os.truncate(file, file.stat().st_size - 30)
+    later = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    server = await first_line(later)
+    assert _exchange(home / "redis.sock", "SET after 1") == ["+OK"]
+    later.kill()
+    later.communicate()
+    await until_gone(server)
+    async with EmbeddedRedis(tmp_path) as redis:
+        found = [await call(redis, f"EXISTS {key}") for key in ("before", "half", "whole", "after")]
+    assert found == [":1", ":0", ":0", ":1"]
 
 
 async def test_it_starts_within_a_quarter_of_a_second(tmp_path: Path) -> None:
@@ -155,7 +183,9 @@ async def test_an_orphan_hands_over_what_it_holds(tmp_path: Path) -> None:
     async with EmbeddedRedis(tmp_path):
         pass
     home = tmp_path / "redis"
-    orphan = subprocess.Popen(arguments(redis_binary.find().path, home, home / "redis.sock"), stdout=subprocess.DEVNULL)
+    orphan = subprocess.Popen(
+        arguments(redis_binary.find().path, home, home / "redis.sock", "everysec"), stdout=subprocess.DEVNULL
+    )
     try:
         redis = EmbeddedRedis(tmp_path)
         await answers(redis, "SET greeting hello", "+OK")
@@ -199,9 +229,18 @@ def socket_path(redis: EmbeddedRedis) -> Path:
 
 
 async def first_line(process: subprocess.Popen[str]) -> int:
+    """The number that it prints; warnings come before it."""
     assert process.stdout is not None
     async with asyncio.timeout(LIMIT_S):
-        return int(await asyncio.to_thread(process.stdout.readline))
+        while not (line := await asyncio.to_thread(process.stdout.readline)).strip().isdigit():
+            pass
+    return int(line)
+
+
+async def until_gone(pid: int) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while is_running(pid):  # noqa: ASYNC110 - another process, no event to wait for
+            await asyncio.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
