@@ -35,8 +35,8 @@ async def test_a_tool_answers_with_its_result_and_its_own_events_in_one_step(sho
     run = await request(shop, "create")
     async with shop.worker(shop.services(tools=Bench(create=create))):
         await shop.seen.until_type("contact.created")
-    assert shop.seen.types == ["tool.requested", "tool.started", "tool.completed", "contact.created"]
-    assert {event.run for event in shop.seen.events} == {run}
+    events = [event for event in shop.seen.events if event.run == run]
+    assert [event.type for event in events] == ["tool.requested", "tool.started", "tool.completed", "contact.created"]
     [completed] = shop.seen.bodies(ToolCompleted)
     assert (completed.result, completed.call_id) == ({"id": "c1"}, None)
 
