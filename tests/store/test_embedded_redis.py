@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -37,13 +38,21 @@ asyncio.run(hold())
 """
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a started EmbeddedRedis on `path`; killed in the end."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds a started EmbeddedRedis on `tmp_path`."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.communicate()
+    with holding(tmp_path) as process:
+        yield process
 
 
 async def test_what_was_written_is_there_after_stop_and_start(tmp_path: Path) -> None:
@@ -72,11 +81,9 @@ async def test_what_follows_a_script_that_a_power_cut_tore_is_kept(
     await until_gone(server)
     [file] = [*home.glob("appendonly.aof"), *home.glob("appendonlydir/*.incr.aof")]
     os.truncate(file, file.stat().st_size - 30)
-    later = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    server = await first_line(later)
-    assert _exchange(home / "redis.sock", "SET after 1") == ["+OK"]
-    later.kill()
-    later.communicate()
+    with holding(tmp_path) as later:
+        server = await first_line(later)
+        assert _exchange(home / "redis.sock", "SET after 1") == ["+OK"]
     await until_gone(server)
     async with EmbeddedRedis(tmp_path) as redis:
         found = [await call(redis, f"EXISTS {key}") for key in ("before", "half", "whole", "after")]
