@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-import phonenumbers
-
 DEFAULT_REGION = "US"
 
 Channel = Literal["sms", "whatsapp"]
@@ -48,6 +46,8 @@ def address(number: str) -> str:
 
 
 def _e164(text: str, region: str) -> str:
+    import phonenumbers  # its tables are only read by who has a number
+
     number = text.strip()
     if text[:1] == " " and number[:1].isdigit():
         number = f"+{number}"

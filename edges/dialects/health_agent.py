@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints
+from pydantic import StringConstraints
 
 from edges import resume, sessions
 from edges.app_keys import ENGINE, LOG, PROVIDERS
@@ -20,6 +20,7 @@ from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import client_key, record
 from edges.limits import charge, check_room
+from edges.models import BaseModel
 from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import (

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from uuid import uuid4
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import ConfigDict, StringConstraints
 
 from edges.addresses import Place, phone_number, place_of
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
@@ -20,6 +20,7 @@ from edges.bodies import parse_body
 from edges.errors import POSITION, ApiError
 from edges.intake import Refused, client_key, idempotent, refusal
 from edges.limits import charge
+from edges.models import BaseModel
 from edges.telephony import control_json, queued
 from eventstore import codec
 from eventstore.append import Appended, Duplicate, HeldBy, Idempotency

@@ -11,13 +11,14 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from edges import sockets
 from edges.auth import require
 from edges.bodies import parse_body, validated
 from edges.errors import ApiError
 from edges.intake import MAX_KEY_LENGTH
+from edges.models import BaseModel
 from edges.ring import Dialect
 from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, answer_of, collect, start_or_attach
 from edges.sockets import Surface

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from edges.app_keys import ENGINE, LOG
 from edges.auth import Caller, require
@@ -15,6 +15,7 @@ from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import record
 from edges.limits import charge
+from edges.models import BaseModel
 from eventstore.append import Append
 from eventstore.events.assistants import AssistantConfigured, Kind
 from eventstore.schema import Event

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from edges import resume
 from edges.app_keys import CONSUMERS, LOG
@@ -15,6 +15,7 @@ from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.models import BaseModel
 from eventstore.consumers import Consumer
 
 

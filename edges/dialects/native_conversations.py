@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import ConfigDict, StringConstraints
 
 from edges import resume
 from edges.addresses import Place, check_owner, phone_number, place_of
@@ -24,6 +24,7 @@ from edges.dialects.native import NATIVE, wire_of
 from edges.dialects.native_runs import run_dialect
 from edges.errors import ApiError
 from edges.limits import charge, charge_open
+from edges.models import BaseModel
 from edges.respond import Plan, respond
 from edges.runs import RunRequest, begin, run_headers, start_or_attach
 from edges.subscriptions import Filter, Format

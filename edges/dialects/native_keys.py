@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from edges.app_keys import ORGANIZATIONS
 from edges.auth import require
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.models import BaseModel
 from eventstore.organizations import SCOPES
 
 MAX_KEYS = 1_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from yarl import URL
 
 from edges.app_keys import TICKETS
@@ -13,6 +13,7 @@ from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.models import BaseModel
 from edges.tickets import PARAMETER, binding_of
 from eventstore.organizations import SCOPES
 from eventstore.tickets import LIFE_S, OPEN_S, Grant

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from edges.app_keys import LOG
 from edges.auth import Caller, require
@@ -18,6 +18,7 @@ from edges.bodies import page_limit, parse_body
 from edges.dialects.native import event_json
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.models import BaseModel
 from edges.runs import run_headers
 from eventstore.parked import Decision, ParkedLane, ParkedWork
 from eventstore.schema import Position

@@ -5,13 +5,14 @@ from __future__ import annotations
 from uuid import uuid4
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import check_organization, require
 from edges.bodies import parse_body
 from edges.intake import Input, accept
 from edges.limits import charge
+from edges.models import BaseModel
 from edges.runs import run_headers
 from edges.telephony import phone_of
 from eventstore.append import Control

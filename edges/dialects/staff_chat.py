@@ -12,13 +12,14 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, StringConstraints
+from pydantic import StringConstraints
 
 from edges.app_keys import CALLBACKS_ALLOWED, ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.bodies import page_limit, parse_body
 from edges.errors import ApiError
 from edges.limits import charge
+from edges.models import BaseModel
 from edges.resume import parse_position
 from edges.ring import Dialect
 from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, begin, run_headers, start_or_attach
