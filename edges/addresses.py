@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from aiohttp import web
+
+from edges import sessions
 from edges.auth import Caller
 from edges.errors import ApiError
 from eventstore.log import Log
@@ -12,7 +15,7 @@ from eventstore.schema import ConversationId
 from projections import phones
 
 TELEPHONE = "tel:"
-BEYOND_CHAT = frozenset({"events:read", "events:write", "tools:call", "admin"})
+BEYOND_CHAT = frozenset({"events:read", "events:write", "admin"})
 """Scopes of those who have to do with all of the organization's conversations."""
 
 
@@ -56,10 +59,18 @@ def address_of(text: str) -> str:
         raise ApiError(422, "BAD_CONVERSATION", f"{expected}, got {text[:80]!r}") from None
 
 
-def check_owner(caller: Caller, address: str | None) -> None:
-    """403 for who may chat, and nothing more, in a chat with staff (`staff:<id>:<user>`) that is another user's."""
+async def check_owner(request: web.Request, caller: Caller, address: str | None) -> None:
+    """403 for who may chat, and nothing more, in another user's chat: with staff (`staff:<id>:<user>`), or, for a
+    token's user, with the health agent (`health:<session>`)."""
+    if not BEYOND_CHAT.isdisjoint(caller.scopes):
+        return
     scheme, _, rest = (address or "").partition(":")
-    if scheme == "staff" and rest.partition(":")[2] != caller.user and BEYOND_CHAT.isdisjoint(caller.scopes):
+    is_own = True
+    if scheme == "staff":
+        is_own = rest.partition(":")[2] == caller.user
+    elif scheme == "health" and caller.subject is not None:
+        is_own = await sessions.shown(request, caller, rest) is not None
+    if not is_own:
         raise ApiError(403, "FORBIDDEN", "this conversation is another user's")
 
 

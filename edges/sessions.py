@@ -54,6 +54,17 @@ async def current(request: web.Request, caller: Caller, user: str) -> Session:
     raise ApiError(503, "BUSY", "too many requests for one user's session at once", {"Retry-After": "1"})
 
 
+async def shown(request: web.Request, caller: Caller, name: str) -> Session | None:
+    """The session of this id; None also if it is another user's than this caller's."""
+    session = await (await request.app[ENGINE].level(caller.org, SESSIONS)).get(name)
+    return session if session is not None and may_see(caller, session.user) else None
+
+
+def may_see(caller: Caller, user: str) -> bool:
+    """A token's user is its subject. The organization's own keys, and who may read all events, see everybody's."""
+    return caller.subject in (None, user) or caller.may("events:read")
+
+
 async def owner_of(request: web.Request, caller: Caller, user: str) -> ConversationId:
     """The conversation that a user's sessions are facts of."""
     organization = await request.app[ORGANIZATIONS].require(caller.org)

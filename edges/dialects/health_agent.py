@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import StringConstraints
 
 from edges import resume, sessions
-from edges.app_keys import ENGINE, LOG, PROVIDERS
+from edges.app_keys import LOG, PROVIDERS
 from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
@@ -53,7 +53,7 @@ from eventstore.events.replies import (
 )
 from eventstore.events.sessions import SessionEnded
 from eventstore.schema import ConversationId, Event, Position, Recorded
-from projections.sessions import SESSIONS, Session
+from projections.sessions import Session
 
 DEADLINE_S = 120.0
 SOURCE = "health"
@@ -243,8 +243,9 @@ def _whole(frames: list[Frame]) -> web.Response:
 
 
 def _user(request: web.Request, caller: Caller, asked: Asked) -> str:
-    """Somebody without a name gets one, the same for a request that is repeated with its key."""
-    if (name := asked.user or asked.deviceId) is not None and name != "":
+    """A token's subject, whatever the body says. Somebody without a name gets one, the same for a request that is
+    repeated with its key."""
+    if name := caller.subject or asked.user or asked.deviceId:
         return name
     key = client_key(request)
     return f"anon_{uuid4().hex if key is None else fingerprint(caller.credential_id, PATH, key)}"
@@ -270,8 +271,7 @@ async def end_session(request: web.Request) -> web.Response:
     caller = await require(request, "chat:write")
     await charge(request, caller)
     name = request.match_info["session"]
-    session = await (await request.app[ENGINE].level(caller.org, SESSIONS)).get(name)
-    if session is None:
+    if (session := await sessions.shown(request, caller, name)) is None:
         raise ApiError(404, "SESSION_NOT_FOUND", f"there is no session {name[:80]!r}")
     await request.app[PROVIDERS].forget_client_secret(caller.org, session.id)
     if not session.ended:

@@ -39,10 +39,17 @@ class Said(NamedTuple):
 
 
 async def threads(request: web.Request) -> web.Response:
-    """Newest first: those of `user` (or `deviceId`); all of the organization's only for who may read its events."""
-    user = request.query.get("user") or request.query.get("deviceId")
-    caller = await require(request, *(("chat:write", "events:read") if user else ("events:read",)))
+    """Newest first: those of `user` (or `deviceId`); all of the organization's only for who may read its events.
+
+    A token's user without that right is its subject.
+    """
+    caller = await require(request, "chat:write", "events:read")
     await charge(request, caller)
+    user = request.query.get("user") or request.query.get("deviceId")
+    if not caller.may("events:read"):
+        user = user or caller.subject
+        if user is None or not sessions.may_see(caller, user):
+            raise ApiError(403, "FORBIDDEN", "these threads take the scope events:read")
     owner = await sessions.owner_of(request, caller, user) if user else None
     model = await request.app[ENGINE].level(caller.org, SESSIONS)
     found = await latest(model, page_limit(request.query, DEFAULT_PAGE, MAX_PAGE), owner)
@@ -70,8 +77,7 @@ async def _read(request: web.Request) -> tuple[Session, list[Said]]:
     caller = await require(request, "chat:write", "events:read")
     await charge(request, caller)
     name = request.match_info["thread"]
-    session = await (await request.app[ENGINE].level(caller.org, SESSIONS)).get(name)
-    if session is None:
+    if (session := await sessions.shown(request, caller, name)) is None:
         raise ApiError(404, "THREAD_NOT_FOUND", f"there is no thread {name[:80]!r}")
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     conversation = conversation_id(organization.pepper, f"health:{session.id}")

@@ -125,7 +125,7 @@ async def post(request: web.Request) -> web.StreamResponse:
     place, body = await _place(request, caller), await parse_body(request, NewMessage)
     if place.address is None:
         raise ApiError(404, "CONVERSATION_NOT_FOUND", f"there is no conversation {request.match_info['id'][:80]!r}")
-    check_owner(caller, place.address)
+    await check_owner(request, caller, place.address)
     message = MessageReceived(
         message_id=str(uuid4()), source="native", assistant=body.model.assistant, text=body.model.text
     )

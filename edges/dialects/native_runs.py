@@ -106,7 +106,7 @@ async def _facts(request: web.Request, caller: Caller) -> list[Recorded]:
 
 async def _check_owner(request: web.Request, caller: Caller, root: Recorded) -> None:
     if root.conversation is not None:
-        check_owner(caller, await request.app[LOG].address(caller.org, root.conversation))
+        await check_owner(request, caller, await request.app[LOG].address(caller.org, root.conversation))
 
 
 def _state(facts: Sequence[Recorded]) -> dict[str, Any]:
