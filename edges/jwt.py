@@ -38,7 +38,8 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 
 class JwtSettings(NamedTuple):
-    """One of `secret` and `fetch_keys` (the issuer's JWKS; raises OSError) is set."""
+    """One of `secret` and `fetch_keys` (the issuer's JWKS; raises OSError) is set. Without an `audience` only tokens
+    that name none are for us."""
 
     secret: str | None = None
     fetch_keys: Fetch | None = None
@@ -79,14 +80,22 @@ class Jwts:
                 audience=self._settings.audience,
                 issuer=self._settings.issuer,
                 leeway=LEEWAY_S,
-                options={"require": ["sub", "org", "exp"], "verify_aud": self._settings.audience is not None},
+                options={"require": ["sub", "org", "exp"]},
             )
             found = msgspec.convert(claims, Claims)
+        except self._jwt.InvalidAudienceError:
+            raise _refused(self._not_for_us()) from None
         except (self._jwt.PyJWTError, msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
             raise _refused(str(error)) from None
         if not _SUBJECT.fullmatch(found.sub):
             raise _refused("sub must be 1 to 128 printable ASCII characters")
         return found
+
+    def _not_for_us(self) -> str:
+        """Also where no audience is configured: https://www.rfc-editor.org/rfc/rfc7519#section-4.1.3"""
+        if self._settings.audience is None:
+            return "it is for an audience (aud), and none is configured here (TRUNKLINE_JWT_AUDIENCE)"
+        return "it is for another audience (aud)"
 
     async def _key_for(self, token: str) -> tuple[Any, str]:
         if self._keys is None:

@@ -122,6 +122,13 @@ async def test_a_token_must_be_by_the_issuer_and_for_the_audience_that_are_confi
             assert (await ask(edge, hs256(**{**good, **wrong})))[0] == 401
 
 
+@pytest.mark.parametrize("audience", ["authenticated", ["trunkline"], ["a", "b"]], ids=str)
+async def test_a_token_for_an_audience_is_refused_where_none_is_configured(edge: Edge, audience: object) -> None:
+    status, body = await ask(edge, hs256(aud=audience))
+    assert status == 401
+    assert "TRUNKLINE_JWT_AUDIENCE" in body["detail"]
+
+
 async def test_without_configuration_no_token_is_good() -> None:
     async with serving(WHOAMI) as edge:
         assert (await ask(edge, hs256()))[0] == 401
