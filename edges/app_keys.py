@@ -9,6 +9,7 @@ from aiohttp import web
 
 from edges.jwt import Jwts
 from edges.ring import Dialect
+from edges.tickets import TICKETS as TICKETS
 from edges.wire import Wire
 from eventstore.consumers import Consumers
 from eventstore.limits import WINDOW_S, Limits
@@ -17,7 +18,6 @@ from eventstore.organizations import Organizations
 from eventstore.presence import Presence
 from eventstore.provider_settings import Providers
 from eventstore.schema import Recorded
-from eventstore.tickets import Tickets
 from projections.callback_urls import Allowed
 from projections.engine import Engine
 
@@ -44,7 +44,6 @@ ORGANIZATIONS = web.AppKey("organizations", Organizations)
 PROVIDERS = web.AppKey("providers", Providers)
 ENGINE = web.AppKey("engine", Engine)
 CONSUMERS = web.AppKey("consumers", Consumers)
-TICKETS = web.AppKey("tickets", Tickets)
 JWTS = web.AppKey("jwts", Jwts)
 """Only where JWT is configured."""
 LIMITS = web.AppKey("limits", Limits)

@@ -18,6 +18,7 @@ from prometheus_client import Counter
 
 from edges.in_flight import IN_FLIGHT
 from edges.pace import PACE
+from edges.tickets import give_back
 from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
@@ -197,13 +198,13 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             if request.writer.output_size == 0 and _is_subscription(request):
                 response = await _come_back_later(request, LOG_BACK_MS)
             else:
-                response = _answer(request, error)
+                response = await _answer(request, error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            response = _answer(request, _of_http(request, error))
+            response = await _answer(request, _of_http(request, error))
         except Exception as error:
-            response = _answer(request, error)
+            response = await _answer(request, error)
         status = f"{response.status // 100}xx"
     finally:
         in_flight.count -= 1
@@ -232,7 +233,7 @@ def _is_subscription(request: web.Request) -> bool:
     return "Last-Event-ID" in request.headers or starts_nothing
 
 
-def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
+async def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
     shown = _shown(request, error)
     transport = request.transport
     if transport is None or transport.is_closing() or request.writer.output_size > 0:
@@ -240,7 +241,14 @@ def _answer(request: web.Request, error: Exception) -> web.StreamResponse:
         if transport is not None:
             transport.abort()
         return web.Response(status=shown.status)
+    await _let_return(request)
     return render(request, shown)
+
+
+async def _let_return(request: web.Request) -> None:
+    """Whoever is known and was shown nothing may try again with the ticket that was spent on this."""
+    if ORGANIZATION in request:
+        await give_back(request)
 
 
 def _shown(request: web.Request, error: Exception) -> ApiError:
@@ -276,6 +284,7 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
 
 
 async def _come_back_later(request: web.Request, after_ms: tuple[int, int]) -> web.StreamResponse:
+    await _let_return(request)
     response = web.StreamResponse(headers={"Content-Type": SSE_TYPE, "Cache-Control": "no-cache, no-transform"})
     await response.prepare(request)
     await response.write(retry(*after_ms))

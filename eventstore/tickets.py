@@ -6,7 +6,9 @@ after that only by a client that says where it was.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -20,6 +22,8 @@ from eventstore.schema import OrgId
 TICKET = load_script("ticket.lua")
 
 OPEN_S = 30
+AGAIN_S = 60
+"""After an opening that showed nothing; longer than anybody is told to stay away."""
 LIFE_S = 12 * 3_600
 PREFIX = "tlt_"
 MAX_LENGTH = 100
@@ -71,6 +75,15 @@ class Tickets:
         names = [keys.ticket(digest), keys.ticket_openings(digest)]
         count = int(await self._pipe.run(TICKET, names, [binding, int(returns), grant.until_ms]))
         return Opened(digest, count, grant) if count > 0 else _REFUSALS[count]
+
+    async def give_back(self, plain: str) -> None:
+        """Undoes the first opening, which showed nothing, so that there can be another one within `AGAIN_S`. A stream
+        that this ticket has opened meanwhile ends."""
+        names = keys.ticket(_digest(plain)), keys.ticket_openings(_digest(plain))
+        if (stored := await self._pipe.call("GET", names[0])) is not None:
+            until_ms = msgspec.json.decode(stored, type=Grant).until_ms
+            ends_ms = min(int((time.time() + AGAIN_S) * 1_000), until_ms)
+            await asyncio.gather(self._pipe.call("DEL", names[1]), self._pipe.call("PEXPIREAT", names[0], ends_ms))
 
     async def are_newest(self, opened: Sequence[Opened]) -> list[bool]:
         """Whether each is still the last opening of a ticket that is still good."""

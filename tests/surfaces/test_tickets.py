@@ -11,10 +11,12 @@ import aiohttp
 import jwt
 import pytest
 
+from edges.app_keys import Caps
 from edges.jwt import LEEWAY_S, JwtSettings
+from edges.pace import Pace
 from eventstore import keys
 from eventstore.organizations import Organizations
-from eventstore.tickets import OPEN_S
+from eventstore.tickets import AGAIN_S, OPEN_S
 from tests.support.stack import ACME, Stack, stacked
 from tests.support.stream_client import StreamClient
 
@@ -116,6 +118,48 @@ async def test_a_ticket_has_a_short_time_to_be_opened_and_lives_on_once_it_is(st
     assert await stack.pipe.call("PTTL", name) > 11 * 3_600_000
     await stack.pipe.call("DEL", name)
     assert await status(stack, made["url"], {"Last-Event-ID": "0"}) == 401
+
+
+async def test_a_ticket_is_not_spent_by_an_opening_for_which_there_is_no_room(stack: Stack) -> None:
+    """An EventSource is told to come back with what it has: no header, no position, the same ticket."""
+    headers, event_source = await stack.key(), {"Accept": "text/event-stream"}
+    made = await ticket(stack, headers)
+    impatient = Pace(come_back_ms=(1, 2))
+    async with stack.edge(development=False, caps=Caps(streams=1), pace=impatient) as full:
+        async with stack.open(ROUTE, headers, edge=full) as other:
+            await opened(other)
+            for _ in range(2):
+                async with stack.open(made["url"], event_source, edge=full) as refused:
+                    await refused.until_cut()
+            async with stack.http() as http:
+                assert (await http.get(full.url + made["url"])).status_code == 503, "no EventSource"
+        async with stack.open(made["url"], event_source) as client:
+            at = await opened(client)
+        [name] = await stack.pipe.call("KEYS", keys.ticket("*") + "[^n]")
+        assert await stack.pipe.call("PTTL", name) > 11 * 3_600_000
+    assert await status(stack, made["url"]) == 401
+    assert await status(stack, made["url"], {"Last-Event-ID": at}) == 200
+
+
+async def test_what_is_given_back_has_time_to_be_opened_again_and_no_more(stack: Stack) -> None:
+    headers = await stack.key()
+    made = await ticket(stack, headers)
+    [name] = await stack.pipe.call("KEYS", keys.ticket("*"))
+    await stack.pipe.call("PEXPIRE", name, 900)
+    async with stack.edge(development=False, caps=Caps(streams=0)) as full, stack.http() as http:
+        assert (await http.get(full.url + made["url"])).status_code == 503
+    assert Pace().come_back_ms[1] < await stack.pipe.call("PTTL", name) <= AGAIN_S * 1_000
+
+
+async def test_a_ticket_in_use_is_not_given_back_by_what_another_credential_is_refused(stack: Stack) -> None:
+    headers = await stack.key()
+    made = await ticket(stack, headers)
+    async with stack.open(made["url"]) as client, stack.edge(development=False, caps=Caps(streams=0)) as full:
+        await opened(client)
+        async with stack.http() as http:
+            for sent in (headers, {}, {"Last-Event-ID": "0"}):
+                assert (await http.get(full.url + made["url"], headers=sent)).status_code in (401, 503)
+        assert await status(stack, made["url"]) == 401
 
 
 async def test_the_newest_connection_replaces_the_older_one_here_and_in_another_process(stack: Stack) -> None:
