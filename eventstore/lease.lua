@@ -18,7 +18,7 @@ local expires = string.format('%.0f', now + tonumber(ARGV[5]))
 
 local lease = redis.call('HMGET', KEYS[1], 'o', 'x', 'f')
 local holder, left, fence = lease[1] or '', tonumber(lease[2] or '0') - now, lease[3] or '0'
-local held = holder ~= '' and left > 0
+local held = holder ~= '' and left > 0 and left <= tonumber(ARGV[5]) -- more is left only where the clock was set back
 
 if ARGV[1] == 'acquire' then
   if held and holder ~= owner then return {'HELD', holder, string.format('%.0f', left)} end

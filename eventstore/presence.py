@@ -54,7 +54,7 @@ class Presence:
         present, forgotten = [], []
         for owner, value in zip(stored[::2], stored[1::2], strict=True):
             beat = msgspec.json.decode(value, type=_Beat)
-            if beat.until_ms > now:
+            if now < beat.until_ms <= now + TTL_S * 1_000:  # later: from before the clock was set back
                 present.append(Present(owner.decode(), beat.info))
             elif beat.until_ms < now - FORGET_MS:
                 forgotten.append(owner)

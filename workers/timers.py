@@ -1,29 +1,22 @@
 """What is done at times rather than for events: one of all workers does it, and doing it twice changes nothing.
 
-APScheduler only ticks. A lease keeps workers out of each other's way, and is a hint; what has to be right carries an
-idempotency key with the planned time, or is harmless by itself.
+A lease keeps workers out of each other's way, and is a hint; what has to be right carries an idempotency key with the
+planned time, or is harmless by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.interval import IntervalTrigger
 
 from eventstore.errors import StoreError
 from eventstore.leases import Lease, Leases
 from eventstore.organizations import Organizations
 from eventstore.schema import OrgId
 from workers.work import Services
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LATE_IS_FINE = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
-"""By default a tick that is a second late is dropped."""
 
 logger = structlog.get_logger()
 
@@ -45,16 +38,15 @@ class Timers:
 
     async def run(self) -> None:
         """Until cancelled; a job that is under way is then broken off."""
-        scheduler = AsyncIOScheduler(timezone=UTC, job_defaults=LATE_IS_FINE)
-        for job in self._jobs:
-            trigger = IntervalTrigger(seconds=job.every_s, start_date=EPOCH, timezone=UTC)
-            scheduler.add_job(self.tick, trigger, args=[job], id=job.name)
-        scheduler.start()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            scheduler.shutdown(wait=False)
-            await asyncio.sleep(0)  # it ends in a callback of the loop
+        async with asyncio.TaskGroup() as group:
+            for job in self._jobs:
+                group.create_task(self._repeat(job), name=f"job {job.name}")
+
+    async def _repeat(self, job: Job) -> None:
+        """Pauses never last longer than `every_s`: a wall clock that is set back must not hold up what comes next."""
+        while True:
+            await asyncio.sleep(job.every_s - self._services.now_ms() / 1_000 % job.every_s)
+            await self.tick(job)
 
     async def tick(self, job: Job) -> None:
         """Does the job for every organization, unless another worker is at it."""

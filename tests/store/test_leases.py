@@ -60,6 +60,12 @@ async def test_a_leader_that_slept_cannot_renew_what_has_run_out(pipe: Pipe, clo
     assert (await held(one)).fence > old.fence
 
 
+async def test_a_leader_that_died_as_the_clock_was_set_back_is_followed_all_the_same(pipe: Pipe, clock: Clock) -> None:
+    old = await held(leases(pipe, clock, "one"))
+    clock.advance(-3_600_000)
+    assert (await held(leases(pipe, clock, "other"))).fence > old.fence
+
+
 async def test_a_released_lease_is_free_at_once_and_its_fence_goes_on(pipe: Pipe, clock: Clock) -> None:
     one, other = leases(pipe, clock, "one"), leases(pipe, clock, "other")
     lease = await held(one)
@@ -87,6 +93,14 @@ async def test_a_worker_is_alive_until_its_word_runs_out(pipe: Pipe, clock: Cloc
     assert [present.owner for present in await presence.alive()] == ["w2"]
     await presence.leave("w2")
     assert await presence.alive() == []
+
+
+async def test_who_fell_silent_as_the_clock_was_set_back_is_not_alive_for_that_long(pipe: Pipe, clock: Clock) -> None:
+    presence = Presence(pipe, now_ms=clock)
+    await presence.beat("dead", {})
+    clock.advance(-3_600_000)
+    await presence.beat("alive", {})
+    assert [present.owner for present in await presence.alive()] == ["alive"]
 
 
 async def test_the_long_dead_are_forgotten(pipe: Pipe, clock: Clock) -> None:

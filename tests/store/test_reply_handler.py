@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -305,3 +307,11 @@ async def test_the_text_of_a_message_is_only_among_its_personal_data(shop: Works
     assert recorded is not None
     assert b"secret" not in recorded.data
     assert isinstance(codec.decode(recorded), MessageReceived)
+
+
+async def test_a_text_is_answered_at_once_while_the_clock_is_behind_the_log(shop: Workshop) -> None:
+    """As for an hour after it was set back by one: positions stand still, and are later than now."""
+    await shop.say("Hello", channel="sms")
+    behind = replace(shop.services(settle_s=0.1), now_ms=lambda: time.time_ns() // 1_000_000 - 3_600_000)
+    async with shop.worker(behind), asyncio.timeout(5):
+        await shop.seen.until_type("sms.sent")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -130,6 +132,25 @@ async def test_jobs_tick_until_the_worker_ends(shop: Workshop, pipe: Pipe) -> No
     running = asyncio.create_task(timers(pipe, shop.services(), "one", Job("tick", 1, tick)).run())
     async with asyncio.timeout(5):
         await ticked.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_jobs_tick_on_when_the_clock_is_set_back(shop: Workshop, pipe: Pipe) -> None:
+    ticked, behind_ms = asyncio.Semaphore(0), 0
+
+    async def tick(services: Services, org: OrgId, planned_ms: int) -> None:
+        nonlocal behind_ms
+        behind_ms = 3_600_000
+        ticked.release()
+
+    await Organizations(pipe).ensure("acme", "Acme")
+    services = replace(shop.services(), now_ms=lambda: time.time_ns() // 1_000_000 - behind_ms)
+    running = asyncio.create_task(timers(pipe, services, "one", Job("tick", 1, tick)).run())
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            await ticked.acquire()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -58,7 +58,7 @@ async def _settled(work: Work) -> list[Recorded]:
         since = await _since(work)
         quiet_at = latest_message(since, work.item.position).ms + settle_ms
         left_ms = min(quiet_at, work.item.position.ms + SETTLE_AT_MOST * settle_ms) - work.services.now_ms()
-        if left_ms <= 0:
+        if left_ms <= 0 or left_ms > SETTLE_AT_MOST * settle_ms:  # later than now: the clock was set back since
             return since
         await asyncio.sleep(min(left_ms, settle_ms) / 1_000)
 
