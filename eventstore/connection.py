@@ -163,8 +163,8 @@ class Pipe:
         if self._confirming is None or self._confirming.done():
             self._confirming = self._sent(wait)
         reply = await asyncio.shield(self._confirming)
-        if isinstance(reply, CommandFailed):
-            raise self._refused(reply)
+        if isinstance(reply, CommandFailed):  # UNBLOCKED: the server became a replica. What was written may be gone
+            raise StoreUnavailable(f"the write was not confirmed: {reply}")
         confirmations = reply[0] if isinstance(reply, list) else reply
         if int(confirmations) < 1:
             raise StoreUnavailable("the write was not confirmed in time")

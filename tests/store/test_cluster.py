@@ -22,7 +22,7 @@ from tests.support.clusters import Cluster, masters
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer
 from tests.support.stack import ACME, DEMO, Stack, stacked
-from tests.support.store import fact, written
+from tests.support.store import blocked_client, fact, written
 
 ORGS = [OrgId(f"org-{number}") for number in range(12)]
 
@@ -133,12 +133,12 @@ async def test_answers_stream_on_while_their_slots_move(cluster: Cluster) -> Non
     """Inputs by HTTP, answers by a worker, subscribers by SSE; the slots of both and of the directory move."""
     count, followers = 24, 6
     async with stacked(cluster.url) as stack, stack.http() as http:
-        readers = [asyncio.create_task(follow(stack, count)) for _ in range(followers)]
-        moved = asyncio.create_task(move_all(cluster))
-        for number in range(count):
-            await send(http, number)
-        await moved
-        shown = await asyncio.gather(*readers)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            readers = [tasks.create_task(follow(stack, count)) for _ in range(followers)]
+            tasks.create_task(move_all(cluster))
+            for number in range(count):
+                await send(http, number)
+        shown = [reader.result() for reader in readers]
         events = await everything(stack.log, DEMO)
     received = [event for event in events if event.type == "message.received"]
     completed = [event for event in events if event.type == "reply.completed"]
@@ -207,6 +207,17 @@ async def test_an_eviction_policy_is_found_on_whichever_node_has_it(pipe: Pipe, 
 async def test_a_node_addressed_as_a_single_server_is_refused(cluster: Cluster) -> None:
     with pytest.raises(StoreMisconfigured, match=r"redis\+cluster"):
         await check_kind(cluster.pipes[0])
+
+
+async def test_an_append_that_was_not_confirmed_is_not_sent_again(pipe: Pipe, cluster: Cluster) -> None:
+    log = Log(pipe)
+    log.wait_for(await barrier_for(pipe, "replica"))
+    home = await cluster.home(keys.of(ACME).log)
+    appending = asyncio.create_task(log.append(ACME, Append(events=[fact()])))
+    await home.call("CLIENT", "UNBLOCK", await blocked_client(home), "ERROR")  # as when a master becomes a replica
+    with pytest.raises(StoreUnavailable, match="not confirmed: UNBLOCKED"):
+        await appending
+    assert len(await log.read(ACME, ORIGIN)) == 1
 
 
 async def test_a_master_that_hangs_holds_back_its_own_organizations_only(cluster: Cluster) -> None:

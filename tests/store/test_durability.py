@@ -15,6 +15,7 @@ from eventstore.events import Custom
 from eventstore.log import Log
 from eventstore.schema import Event, OrgId
 from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.store import blocked_client
 
 ACME = OrgId("acme")
 ONE = Append(events=[Event(Custom(name="custom.kept"), "test")])
@@ -54,6 +55,16 @@ async def test_an_append_without_a_replica_is_not_acknowledged(own_pipe: Pipe) -
     log.wait_for(await barrier_for(own_pipe, "replica"))
     with pytest.raises(StoreUnavailable, match="not confirmed"):
         await log.append(ACME, ONE)
+
+
+async def test_an_append_whose_master_is_demoted_meanwhile_is_not_acknowledged(own_pipe: Pipe) -> None:
+    log = Log(own_pipe)
+    log.wait_for(await barrier_for(own_pipe, "replica"))
+    appending = asyncio.create_task(log.append(ACME, ONE))
+    await blocked_client(own_pipe)
+    await own_pipe.call("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(StoreUnavailable, match="not confirmed: UNBLOCKED"):
+        await appending
 
 
 async def test_an_append_is_acknowledged_once_a_replica_has_it(own_pipe: Pipe) -> None:

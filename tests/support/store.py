@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from eventstore import keys
@@ -89,3 +90,13 @@ def written(outcome: Outcome) -> Appended:
 def taken(reply: object) -> Taken:
     assert isinstance(reply, Taken), reply
     return reply
+
+
+async def blocked_client(pipe: Pipe) -> int:
+    """The id of the client that waits on this server, as soon as there is one."""
+    async with asyncio.timeout(5):
+        while True:
+            for client in (await pipe.call("CLIENT", "LIST")).decode().splitlines():
+                facts = dict(fact.split("=", 1) for fact in client.split())
+                if "b" in facts["flags"]:
+                    return int(facts["id"])
