@@ -68,8 +68,10 @@ async def test_what_a_replica_confirmed_outlives_the_master(pair: Watched, pipe:
         await pair.promoted()
         log.wait_for(None)  # nobody is left to confirm
 
-    async with asyncio.timeout(LIMIT_S):
-        await asyncio.gather(fail_over(), *(produce(number) for number in range(8)))
+    async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as producers:
+        for number in range(8):
+            producers.create_task(produce(number))
+        await fail_over()
     stored = [event.position for event in await log.read(ACME, ORIGIN, count=1_000)]
     assert not acknowledged - set(stored)
     assert len(stored) == 8 * 40

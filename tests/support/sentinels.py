@@ -15,6 +15,8 @@ from tests.support.redis_servers import RedisServer, free_port
 
 SERVICE = "main"
 DOWN_AFTER_MS = 400
+AGAIN_MS = 1_000
+"""A failover that found no replica to promote is tried again after twice this time; six minutes by default."""
 LIMIT_S = 15.0
 
 
@@ -47,7 +49,7 @@ class Watched:
         """Returns when the replica is the master."""
         async with asyncio.timeout(LIMIT_S):
             pipe = Pipe(pool_for(self.replica.url))
-            while (await pipe.call("ROLE"))[0] != b"master":  # noqa: ASYNC110
+            while await _role(pipe) != b"master":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             await pipe.close()
 
@@ -55,10 +57,19 @@ class Watched:
 async def in_step(master: RedisServer) -> None:
     """Returns when a replica has all that the master has."""
     pipe = Pipe(pool_for(master.url), timeout_s=5)
-    await pipe.call("SET", "tl:{test}:in-step", 1)  # WAIT is about what its own connection has done
-    while not await pipe.call("WAIT", 1, 500):
-        pass
+    async with asyncio.timeout(LIMIT_S):
+        await pipe.call("SET", "tl:{test}:in-step", 1)  # WAIT is about what its own connection has done
+        while not await pipe.call("WAIT", 1, 500):
+            pass
     await pipe.close()
+
+
+async def _role(pipe: Pipe) -> bytes:
+    try:
+        role: bytes = (await pipe.call("ROLE"))[0]
+    except StoreError:  # the Sentinel closes all connections to a server that it promotes
+        return b""
+    return role
 
 
 async def _state(pipe: Pipe) -> dict[bytes, bytes]:
@@ -84,6 +95,7 @@ async def watched(binary: str) -> AsyncIterator[Watched]:
             f"port {port}\nbind 127.0.0.1\nlogfile {directory}/log\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+            f"sentinel failover-timeout {SERVICE} {AGAIN_MS}\n"
         )
         sentinel = subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL)
         stack.callback(_end, sentinel)
