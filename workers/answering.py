@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -12,11 +13,14 @@ from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyDefer
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Event, Position, Recorded
 from workers.answer import Answer
-from workers.errors import Rejected
+from workers.errors import Busy, Rejected, TooEarly
 from workers.retry import Backoff, Policy
 from workers.work import Done, Work
 
 POLICY = Policy(max_attempts=5, on_exhausted="fail", backoff=Backoff(500, 20_000))
+BUSY = Backoff(500, 30_000)
+BUSY_FOR_S = 600.0
+"""So long a text message waits for a model that takes nothing; who chats waits for the deadline."""
 DEFAULT_ASSISTANT = "assistant"
 ACTOR = "system:worker"
 
@@ -25,25 +29,45 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
     """One attempt. Somebody who chats waits for no longer than the deadline after the answer began, however many
     attempts it takes; for all others it counts anew, so that a worker that was down for long still answers."""
     deadline_s = work.services.reply_deadline_s
-    spent_s = await _spent_s(work) if question.channel == "chat" and work.attempts > 1 else 0.0
+    spent_s = (await _spent(work)).seconds if question.channel == "chat" else 0.0
     try:
         async with asyncio.timeout(deadline_s - spent_s) as deadline:
             model = await work.services.model(work.org)
             return await Answer(work, question, question.assistant or DEFAULT_ASSISTANT, model).give(until)
     except Rejected as error:
-        return Done([Event(ReplyFailed(code=error.code, detail=str(error)), ACTOR)])
+        return _refused(error)
+    except Busy as error:
+        return await _wait(work, error, deadline_s if question.channel == "chat" else BUSY_FOR_S)
     except TimeoutError:
         if not deadline.expired():
             raise
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-async def _spent_s(work: Work) -> float:
-    """Since the first attempt began; 0 if none has come so far."""
+def _refused(error: Rejected | Busy) -> Done:
+    return Done([Event(ReplyFailed(code=error.code, detail=str(error)), ACTOR)])
+
+
+async def _wait(work: Work, error: Busy, limit_s: float) -> Done:
+    """Raises TooEarly until then, so that the attempt does not count; the failure where there is no time left."""
+    spent = await _spent(work)
+    pause_ms = BUSY.delay_ms(spent.attempts, random.random(), error.after_s)
+    if spent.seconds + pause_ms / 1_000 > limit_s:
+        return _refused(error)
+    raise TooEarly(str(error), pause_ms)
+
+
+class _Spent(NamedTuple):
+    seconds: float
+    attempts: int
+
+
+async def _spent(work: Work) -> _Spent:
+    """On this answer, since its first attempt began; nothing if none has come so far."""
     now_ms = work.services.now_ms()
     past = await work.log.read_run(work.org, work.run, work.run, deltas=False)
-    began_ms = next((event.position.ms for event in past if event.type == "reply.started"), now_ms)
-    return (now_ms - began_ms) / 1_000
+    began = [event.position.ms for event in past if event.type in ("reply.started", "reply.restarted")]
+    return _Spent((now_ms - began[0]) / 1_000 if began else 0.0, len(began))
 
 
 def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:

@@ -31,6 +31,15 @@ class TryAgain(WorkError):
         self.after_s = after_s
 
 
+class Busy(TryAgain):
+    """Whoever was asked takes nothing from anybody now: time helps, and not the number of attempts. `code` is for
+    whoever gives up waiting."""
+
+    def __init__(self, code: str, why: str, after_s: float = 0.0) -> None:
+        super().__init__(why, after_s)
+        self.code = code
+
+
 class TooEarly(WorkError):
     """There is nothing to do before a time, or before the lane is hastened: wait without a worker, and without counting
     this as an attempt."""

@@ -38,9 +38,12 @@ from tests.support.anthropic_api import (
     thinking,
     tool_use,
 )
+from tests.support.product import free_port
 from tests.support.workshop import ACME, ANN, Bench, Workshop, workshop
 from workers.clients.anthropic import Claude, Connections
 from workers.clients.anthropic_stream import REFUSAL
+from workers.errors import Busy
+from workers.model import ModelRequest, UserMessage
 from workers.tool_call import Answered, Call
 
 MODEL = "claude-haiku-5-5"
@@ -238,6 +241,36 @@ async def test_what_did_not_arrive_whole_is_tried_again_and_begins_anew(
     assert len(api.requests) == 2
     assert [restarted.attempt for restarted in shop.seen.bodies(ReplyRestarted)] == [2]
     assert not tools.called
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "after_s"),
+    [
+        (refused(429, retry_after="7"), "MODEL_RATE_LIMIT", 7),
+        (refused(529), "MODEL_OVERLOADED", 0),
+        (refused(500), "MODEL_API", 0),
+        (sample("overloaded_mid"), "MODEL_OVERLOADED", 0),
+    ],
+    ids=["429", "529", "500", "overloaded in mid-stream"],
+)
+async def test_a_model_that_takes_nothing_is_busy(
+    api: AnthropicApi, claude: Claude, script: Script, code: str, after_s: float
+) -> None:
+    """Which is waited for longer than a fault is."""
+    api.next(script)
+    with pytest.raises(Busy) as busy:
+        async for _ in claude.stream(ModelRequest(system="", messages=[UserMessage("Hi")])):
+            pass
+    assert (busy.value.code, busy.value.after_s) == (code, after_s)
+
+
+async def test_a_model_that_cannot_be_reached_is_busy() -> None:
+    connections = Connections(silence_s=SILENCE_S)
+    away = connections.model(KEY, f"http://127.0.0.1:{free_port()}", MODEL)
+    with pytest.raises(Busy, match="cannot be reached"):
+        async for _ in away.stream(ModelRequest(system="", messages=[UserMessage("Hi")])):
+            pass
+    await connections.close()
 
 
 async def test_a_pause_that_was_asked_for_is_kept(shop: Workshop, api: AnthropicApi, claude: Claude) -> None:

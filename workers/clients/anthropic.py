@@ -18,7 +18,7 @@ from anthropic.types import ThinkingConfigParam
 from eventstore.telemetry import MODEL_COST, MODEL_ERRORS, MODEL_TOKENS
 from workers.clients import anthropic_request
 from workers.clients.anthropic_stream import EventReader, StreamedMessage
-from workers.errors import Rejected, TryAgain, WorkError
+from workers.errors import Busy, Rejected, TryAgain, WorkError
 from workers.model import ModelRequest, StepDone, TextDelta
 
 API_URL = "https://api.anthropic.com"
@@ -40,6 +40,7 @@ https://platform.claude.com/docs/en/build-with-claude/thinking, 2026-11-20
 
 _PASSING_STATUSES = frozenset({408, 409, 429})
 _PASSING = frozenset({"rate_limit", "overloaded", "api", "timeout", "conflict"})
+_FULL = frozenset({"rate_limit", "overloaded"})
 _KINDS = {
     400: "invalid_request", 401: "authentication", 402: "billing", 403: "permission", 404: "not_found",
     408: "timeout", 409: "conflict", 413: "request_too_large", 429: "rate_limit", 504: "timeout", 529: "overloaded",
@@ -96,7 +97,7 @@ class Claude:
     async def _events(self, request: ModelRequest, model: str, room: int) -> AsyncGenerator[list[dict[str, Any]]]:
         """What arrived together, from the raw stream: the SDK's own events take several times as long.
 
-        Raises TryAgain, Rejected.
+        Raises Busy, TryAgain, Rejected.
         """
         reader = EventReader()
         try:
@@ -115,6 +116,8 @@ class Claude:
             raise _of_status(model, error) from error
         except (anthropic.APITimeoutError, httpx2.TimeoutException) as error:
             raise _again("timeout", "the model's API fell silent") from error
+        except anthropic.APIConnectionError as error:
+            raise _busy("connection", "the model's API cannot be reached") from error
         except (anthropic.APIError, httpx2.HTTPError) as error:
             raise _again("connection", "the connection to the model's API broke") from error
         except ValueError as error:
@@ -177,16 +180,23 @@ def _failure(
 ) -> WorkError:
     """Says what happened in our words: the vendor's may quote the request."""
     told = f"the model's API answered {kind} for {model} ({where})"
+    if passes and error is None and kind not in _FULL:
+        return _again(kind, told)
     if passes:
-        return _again(kind, told, _retry_after_s(error.response.headers) if error is not None else 0.0)
+        return _busy(kind, told, _retry_after_s(error.response.headers) if error is not None else 0.0)
     MODEL_ERRORS.labels(kind).inc()
     logger.error("the model's API refused", why=told, request_id=error.request_id if error is not None else None)
     return Rejected(f"MODEL_{kind.upper()}", told)
 
 
-def _again(kind: str, why: str, after_s: float = 0.0) -> TryAgain:
+def _again(kind: str, why: str) -> TryAgain:
     MODEL_ERRORS.labels(kind).inc()
-    return TryAgain(why, after_s)
+    return TryAgain(why)
+
+
+def _busy(kind: str, why: str, after_s: float = 0.0) -> Busy:
+    MODEL_ERRORS.labels(kind).inc()
+    return Busy(f"MODEL_{kind.upper()}", why, after_s)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
