@@ -81,9 +81,9 @@ class Subscriber:
                 self.faults.append(f"the stream ended cleanly after {self.last}")
                 self.ended = True
             else:
-                self._take(frame)
+                self.take(frame)
 
-    def _take(self, frame: Frame) -> None:
+    def take(self, frame: Frame) -> None:
         """Frames of one event count once the last of them, which carries the id, has come."""
         if frame.type not in (*NOT_EVENTS, "gap"):
             self._pending.append(frame.data)

@@ -99,6 +99,21 @@ def effects_once(history: Sequence[Recorded], left: Mapping[str, int]) -> Iterat
     yield from (f"the text {intent} left unrecorded" for intent in left if intent not in tried)
 
 
+def sent_in_order(history: Sequence[Recorded]) -> Iterator[str]:
+    """Within a conversation texts are sent in the order in which they were asked for: they are a lane."""
+    asked, begun = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for event in history:
+        match codec.decode(event):
+            case SmsRequested(intent_id=intent):
+                asked[event.conversation or ""].append(intent)
+            case SmsStarted(intent_id=intent) if intent not in begun[event.conversation or ""]:
+                begun[event.conversation or ""].append(intent)
+    for conversation, intents in begun.items():
+        for intent, expected in zip(intents, [each for each in asked[conversation] if each in intents], strict=True):
+            if intent != expected:
+                yield f"{conversation}: the text {intent} was sent out of order, before {expected}"
+
+
 def silent_while_held(history: Sequence[Recorded]) -> Iterator[str]:
     """From a person's taking over to the handing back, nothing is said by the assistant."""
     holder: dict[str, str] = {}

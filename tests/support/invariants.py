@@ -49,7 +49,7 @@ async def violations(pipe: Pipe, org: OrgId) -> list[str]:
     stopped = {m.decode().partition("|")[2] for m in listed if m.decode().partition("|")[0] == org}
     return [
         *_clock(state.get(own.meta, {}), log, tok),
-        *_facts(log),
+        *_facts(state.get(own.meta, {}), log),
         *_conversations(own, state, log),
         *_runs(own, state, log, tok),
         *_lanes(own, state, log, doorbells, reachable, waiting, stopped),
@@ -76,8 +76,10 @@ def _clock(meta: Fields, log: Entries, tok: Entries) -> Iterator[str]:
         yield f"the last fact is number {last}, the record says {meta.get(b'n')!r}"
 
 
-def _facts(log: Entries) -> Iterator[str]:
+def _facts(meta: Fields, log: Entries) -> Iterator[str]:
     numbers = [int(fields[b"n"]) for fields in log.values()]
+    if numbers and numbers[0] != 1 and b"tp" not in meta:
+        yield f"numbers begin at {numbers[0]}, and nothing was trimmed"
     if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         yield f"numbers are not dense: {numbers}"
     for position, fields in log.items():
