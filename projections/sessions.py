@@ -98,6 +98,12 @@ async def latest(model: ReadModel[Session], limit: int, owner: ConversationId | 
     return list((await model.get_many(await model.keys_with_prefix(prefix, limit))).values())
 
 
+async def next_to_end(model: ReadModel[Session]) -> Session | None:
+    """Of those that are not ended yet, the one whose time is over first."""
+    found = (await model.get_many(await model.keys_with_prefix("expires:", 1))).values()
+    return next(iter(found), None)
+
+
 async def run_out(model: ReadModel[Session], now_s: float, limit: int) -> list[Session]:
     """Those that are over by time and not ended yet, oldest first."""
     found = (await model.get_many(await model.keys_with_prefix("expires:", limit))).values()

@@ -12,6 +12,12 @@ from workers.work import Services
 AT_ONCE = 200
 
 
+async def due(services: Services, org: OrgId) -> int | None:
+    """When the agent who has been idle for longest has been so for too long."""
+    held = await conversations.held(await services.engine.level(org, CONVERSATIONS), 1)
+    return held[0].control.active_ms + int(services.agent_idle_s * 1_000) if held else None
+
+
 async def release_idle(services: Services, org: OrgId, planned_ms: int) -> int:
     """How many. Of one whose agent writes meanwhile nothing is recorded: its version is not the expected one."""
     before_ms = planned_ms - int(services.agent_idle_s * 1_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from eventstore.append import Append, Appended
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from projections import calls
@@ -13,6 +15,12 @@ LONGEST_MS = 6 * 3_600_000
 """Twilio ends a call after four hours; its report may be late. https://www.twilio.com/docs/voice/api/call-resource"""
 AT_ONCE = 200
 ACTOR = "system:calls"
+
+
+async def due(services: Services, org: OrgId) -> int | None:
+    """When the oldest call of which no end is known cannot be under way any more."""
+    oldest = await calls.unended(await services.engine.level(org, CALLS), 1)
+    return int(datetime.fromisoformat(oldest[0].started_at).timestamp() * 1_000) + LONGEST_MS if oldest else None
 
 
 async def end_silent(services: Services, org: OrgId, planned_ms: int) -> int:

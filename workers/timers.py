@@ -1,7 +1,8 @@
 """What is done at times rather than for events: one of all workers does it, and doing it twice changes nothing.
 
 A lease keeps workers out of each other's way, and is a hint; what has to be right carries an idempotency key with the
-planned time, or is harmless by itself.
+planned time, or is harmless by itself. A tick costs what has happened since the last one: an organization is looked at
+when it has been written to, and when the time comes that was found then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 import structlog
 
+from eventstore import keys
+from eventstore.bells import Bells
 from eventstore.errors import StoreError
 from eventstore.leases import Lease, Leases
 from eventstore.organizations import Organizations
@@ -22,11 +25,21 @@ logger = structlog.get_logger()
 
 
 class Job(NamedTuple):
-    """`run` is called for each organization with the planned time in ms, a multiple of `every_s`."""
+    """`due` tells when there is something to do for an organization as it is now (epoch ms; None: never). When that
+    is over, `run` is called with the planned time in ms, a multiple of `every_s`."""
 
     name: str
     every_s: int
+    due: Callable[[Services, OrgId], Awaitable[int | None]]
     run: Callable[[Services, OrgId, int], Awaitable[object]]
+
+
+class Agenda(NamedTuple):
+    """What this process knows of a job: `due` times by organization, and what has rung since they were found. A process
+    that knows nothing looks at everything."""
+
+    bells: Bells
+    due: dict[OrgId, int]
 
 
 class Timers:
@@ -35,6 +48,7 @@ class Timers:
         self._organizations = organizations
         self._leases = leases
         self._jobs = jobs
+        self._agendas = {job.name: Agenda(Bells(services.log.pipe), {}) for job in jobs}
 
     async def run(self) -> None:
         """Until cancelled; a job that is under way is then broken off."""
@@ -49,7 +63,7 @@ class Timers:
             await self.tick(job)
 
     async def tick(self, job: Job) -> None:
-        """Does the job for every organization, unless another worker is at it."""
+        """Does the job for every organization that it is due for, unless another worker is at it."""
         now_ms = self._services.now_ms()
         planned_ms = now_ms - now_ms % (job.every_s * 1_000)
         try:
@@ -59,10 +73,30 @@ class Timers:
             logger.warning("a job was not done", job=job.name, error=str(error))
 
     async def _lead(self, job: Job, lease: Lease, planned_ms: int) -> None:
-        for organization in await self._organizations.list():
+        due = self._agendas[job.name].due
+        for org in await self._changed(self._agendas[job.name].bells):
+            due[org] = 0
+        for org in [org for org, at in due.items() if at <= planned_ms]:
             if not await self._leases.renew(lease):
                 return
             try:
-                await job.run(self._services, organization.id, planned_ms)
+                await self._look(job, org, planned_ms)
             except StoreError as error:
-                logger.warning("a job was not done", job=job.name, organization=organization.id, error=str(error))
+                logger.warning("a job was not done", job=job.name, organization=org, error=str(error))
+
+    async def _look(self, job: Job, org: OrgId, planned_ms: int) -> None:
+        """What fails is looked at again with the next tick; what is done has rung by then."""
+        due = self._agendas[job.name].due
+        if (at := await job.due(self._services, org)) is None:
+            del due[org]
+            return
+        due[org] = at
+        if at <= planned_ms:
+            await job.run(self._services, org, planned_ms)
+
+    async def _changed(self, bells: Bells) -> Sequence[OrgId]:
+        rung = await bells.rung()
+        if not rung.unheard:
+            return sorted(rung.organizations)
+        every = [organization.id for organization in await self._organizations.list()]
+        return [org for org in every if org in rung.organizations or keys.shard_of(org) in rung.unheard]

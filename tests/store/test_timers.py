@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from eventstore import codec
+from eventstore import codec, keys
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreError
 from eventstore.events.calls import CallEnded, CallInitiated
@@ -90,6 +90,10 @@ async def test_whoever_does_it_and_however_often_a_conversation_is_handed_back_o
 # Ticks
 
 
+async def at_once(services: Services, org: OrgId, planned_ms: int = 0) -> int:
+    return 0
+
+
 async def test_of_several_workers_one_does_the_job_for_every_organization(shop: Workshop, pipe: Pipe) -> None:
     done: list[tuple[str, OrgId, int]] = []
 
@@ -97,12 +101,12 @@ async def test_of_several_workers_one_does_the_job_for_every_organization(shop: 
         async def note(services: Services, org: OrgId, planned_ms: int) -> None:
             done.append((who, org, planned_ms))
 
-        return Job("note", 10, note)
+        return Job("note", 10, at_once, note)
 
     for name in ("acme", "other"):
         await Organizations(pipe).ensure(name, name)
     services = shop.services()
-    await asyncio.gather(*(timers(pipe, services, who).tick(job(who)) for who in ("one", "two", "three")))
+    await asyncio.gather(*(timers(pipe, services, who, job(who)).tick(job(who)) for who in ("one", "two", "three")))
     assert [org for _, org, _ in done] == ["acme", "other"]
     assert len({(who, planned) for who, _, planned in done}) == 1
     assert all(planned % 10_000 == 0 for _, _, planned in done)
@@ -118,8 +122,93 @@ async def test_a_job_that_cannot_reach_one_organization_is_done_for_the_others(s
 
     for name in ("acme", "other"):
         await Organizations(pipe).ensure(name, name)
-    await timers(pipe, shop.services(), "one").tick(Job("fail", 10, fail_for_acme))
+    job = Job("fail", 10, at_once, fail_for_acme)
+    await timers(pipe, shop.services(), "one", job).tick(job)
     assert done == ["other"]
+
+
+async def test_a_tick_looks_at_what_was_written_to_and_at_what_is_due(shop: Workshop, pipe: Pipe) -> None:
+    """However many organizations there are."""
+    looked: list[OrgId] = []
+    done: list[OrgId] = []
+    dues: dict[OrgId, int | None] = {}
+
+    async def due(services: Services, org: OrgId) -> int | None:
+        looked.append(org)
+        return dues.get(org)
+
+    async def do(services: Services, org: OrgId, planned_ms: int) -> None:
+        done.append(org)
+
+    async def ticked() -> tuple[list[OrgId], list[OrgId]]:
+        looked.clear()
+        done.clear()
+        await jobs.tick(job)
+        return sorted(looked), sorted(done)
+
+    others = [OrgId(f"other-{n}") for n in range(5)]
+    for name in (ACME, *others):
+        await Organizations(pipe).ensure(name, name)
+    clock = [0.0]
+    services = replace(shop.services(), now_ms=lambda: int(clock[0] * 1_000))
+    job = Job("note", 10, due, do)
+    jobs = timers(pipe, services, "one", job)
+    assert await ticked() == ([ACME, *others], []), "at first everything"
+    assert await ticked() == ([], []), "and then nothing that nobody has written to"
+    await shop.say("Hello")
+    dues[ACME] = 20_000
+    assert await ticked() == ([ACME], [])
+    clock[0] = 10.0
+    assert await ticked() == ([], []), "it is not due yet"
+    clock[0] = 20.0
+    assert await ticked() == ([ACME], [ACME])
+    assert await ticked() == ([ACME], [ACME]), "it is due until there is nothing to do any more"
+    dues[ACME] = None
+    assert await ticked() == ([ACME], [])
+    assert await ticked() == ([], [])
+
+
+async def test_bells_that_were_missed_make_a_tick_look_at_all_who_may_have_rung_them(
+    shop: Workshop, pipe: Pipe
+) -> None:
+    looked: list[OrgId] = []
+
+    async def due(services: Services, org: OrgId) -> int | None:
+        looked.append(org)
+        return None
+
+    neighbour = next(org for n in range(10_000) if keys.shard_of(org := OrgId(f"o{n}")) == keys.shard_of(ACME))
+    for name in (ACME, neighbour, OrgId("elsewhere")):
+        await Organizations(pipe).ensure(name, name)
+    await shop.say("Hello")
+    job = Job("note", 10, due, at_once)
+    jobs = timers(pipe, shop.services(), "one", job)
+    for lose in ("", "XTRIM", "DEL"):
+        await jobs.tick(job)
+        await shop.say("Hello again")
+        if lose:
+            await pipe.call(lose, keys.bell(keys.shard_of(ACME)), *(("MAXLEN", 1) if lose == "XTRIM" else ()))
+        looked.clear()
+        await jobs.tick(job)
+        assert sorted(looked) == (sorted([ACME, neighbour]) if lose else [ACME])
+
+
+async def test_what_failed_is_looked_at_again_with_the_next_tick(shop: Workshop, pipe: Pipe) -> None:
+    looked = 0
+
+    async def due(services: Services, org: OrgId) -> int | None:
+        nonlocal looked
+        looked += 1
+        if looked == 1:
+            raise StoreError("the archive is missing")
+        return None
+
+    await Organizations(pipe).ensure(ACME, "Acme")
+    job = Job("note", 10, due, at_once)
+    jobs = timers(pipe, shop.services(), "one", job)
+    for _ in range(3):
+        await jobs.tick(job)
+    assert looked == 2
 
 
 async def test_jobs_tick_until_the_worker_ends(shop: Workshop, pipe: Pipe) -> None:
@@ -129,7 +218,7 @@ async def test_jobs_tick_until_the_worker_ends(shop: Workshop, pipe: Pipe) -> No
         ticked.set()
 
     await Organizations(pipe).ensure("acme", "Acme")
-    running = asyncio.create_task(timers(pipe, shop.services(), "one", Job("tick", 1, tick)).run())
+    running = asyncio.create_task(timers(pipe, shop.services(), "one", Job("tick", 1, at_once, tick)).run())
     async with asyncio.timeout(5):
         await ticked.wait()
     running.cancel()
@@ -147,7 +236,7 @@ async def test_jobs_tick_on_when_the_clock_is_set_back(shop: Workshop, pipe: Pip
 
     await Organizations(pipe).ensure("acme", "Acme")
     services = replace(shop.services(), now_ms=lambda: time.time_ns() // 1_000_000 - behind_ms)
-    running = asyncio.create_task(timers(pipe, services, "one", Job("tick", 1, tick)).run())
+    running = asyncio.create_task(timers(pipe, services, "one", Job("tick", 1, at_once, tick)).run())
     async with asyncio.timeout(5):
         for _ in range(2):
             await ticked.acquire()
