@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, keys
 from eventstore.connection import Pipe, load_script
@@ -55,7 +55,15 @@ async def _page(pipe: Pipe, scope: Scope, way: str, position: Position, count: i
     org, kind, name, deltas = scope
     arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq, PAGE_BYTES)
     cut, entries = await pipe.run(COLLECT, [keys.of(org).log], arguments)
-    events = [codec.recorded(org, *entry) for entry in entries]
+    events = [_recorded(org, entry) for entry in entries]
     if kind == "c":  # a run may cross conversations
         events = [event for event in events if event.conversation == name]
     return Page(events, Position.of(cut) if cut else None)
+
+
+def _recorded(org: OrgId, entry: Any) -> Recorded:
+    """A fact comes as XRANGE gives it, a delta in one piece."""
+    if isinstance(entry, bytes):
+        entry_id, *fields = entry.split(b"\0")
+        return codec.recorded(org, entry_id, fields)
+    return codec.recorded(org, *entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -153,6 +153,28 @@ async def test_pages_of_an_index_hold_what_the_whole_log_holds_of_it(store: Stor
         after = dice.choice(whole).position
         wanted = [event.position for event in whole if event.run == run and event.position > after]
         assert await paged(store.log, Scope(ACME, "r", str(run), True), after, 3) == wanted
+
+
+@pytest.mark.parametrize("others", [(), (3, 4, 5, 70, 71), range(0, 140, 2)])
+async def test_a_long_answer_is_read_whole_whatever_lies_between_its_tokens(
+    store: Store, others: Sequence[int]
+) -> None:
+    own, other = await written_positions(store, fact(ANN), fact(BEN))
+    for index in range(140):
+        if index in others:
+            await store.write(*[delta(other, index, conversation=BEN)] * 3)
+        await store.write(delta(own, index))
+    await store.write(fact(ANN, run=own))
+    whole = await store.log.read(ACME, ORIGIN, count=2_000)
+    wanted = [event.position for event in whole if event.conversation == ANN]
+    for count in (64, 500):
+        assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, count) == wanted
+    for gone in (wanted[50], wanted[51], wanted[90]):
+        await store.pipe.call("XDEL", store.keys.tok, str(gone))
+        wanted.remove(gone)
+    assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, 500) == wanted
+    await store.pipe.call("XTRIM", store.keys.tok, "MINID", str(wanted[100]))
+    assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, 500) == [own, *wanted[100:]]
 
 
 async def test_pages_go_on_behind_what_was_trimmed(store: Store) -> None:
