@@ -29,33 +29,44 @@ from eventstore.organizations import Organization
 from eventstore.schema import Position, Recorded
 
 
-@lru_cache(maxsize=4)
-def _second(at_s: int) -> bytes:
-    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-
-
+# Events that are shown one after the other share most of what these write.
 @lru_cache(maxsize=4_096)
 def _text(value: str | None) -> bytes:
     return msgspec.json.encode(value)
 
 
+@lru_cache(maxsize=4_096)
+def _place(type: str, organization: str, conversation: str | None) -> bytes:
+    return b'"type":%b,"organization":%b,"conversation":%b,' % (_text(type), _text(organization), _text(conversation))
+
+
+@lru_cache(maxsize=4_096)
+def _origin(actor: str, run: Position, cause: Position | None) -> bytes:
+    known = b"null" if cause is None else b'"%b"' % str(cause).encode()
+    return b'"actor":%b,"run":"%b","cause":%b,' % (_text(actor), str(run).encode(), known)
+
+
+@lru_cache(maxsize=4)
+def _second(at_s: int) -> bytes:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+
+
+@lru_cache(maxsize=16)
+def _time(at_ms: int) -> bytes:
+    second, ms = divmod(at_ms, 1_000)
+    return b'"at":"%b.%03dZ",' % (_second(second), ms)
+
+
 def event_json(event: Recorded) -> bytes:
     """The event as clients see it: the envelope around the stored data, which is not decoded."""
-    second, ms = divmod(event.position.ms, 1000)
-    number = version = cause = ""
-    if event.is_fact:
-        number, version = (
-            f'"number":{event.number},',
-            f'"version":{"null" if event.version is None else event.version},',
-        )
-    cause = f'"{event.cause}"' if event.cause is not None else "null"
-    return (
-        b'{"id":"%b",%b"type":%b,"organization":%b,"conversation":%b,%b"actor":%b,"run":"%b","cause":%b,'
-        b'"at":"%b.%03dZ","data":%b}'
-    ) % (
-        str(event.position).encode(), number.encode(), _text(event.type), _text(event.organization),
-        _text(event.conversation), version.encode(), _text(event.actor), str(event.run).encode(), cause.encode(),
-        _second(second), ms, codec.shown(event),
+    ms, seq = event.position
+    number = version = b""
+    if event.number is not None:
+        number = b'"number":%d,' % event.number
+        version = b'"version":null,' if event.version is None else b'"version":%d,' % event.version
+    return b'{"id":"%d-%d",%b%b%b%b%b"data":%b}' % (
+        ms, seq, number, _place(event.type, event.organization, event.conversation), version,
+        _origin(event.actor, event.run, event.cause), _time(ms), codec.shown(event),
     )  # fmt: skip
 
 
