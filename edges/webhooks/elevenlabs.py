@@ -22,6 +22,7 @@ from edges import call_reports
 from edges.app_keys import DEFAULT_NAME, PROVIDERS
 from edges.bodies import json_object, raw_body
 from edges.errors import ApiError
+from edges.in_flight import IN_FLIGHT, InFlight
 from edges.lenient import part, parts, seconds, text
 from edges.webhooks.receive import (
     NOT_CONFIGURED,
@@ -48,7 +49,11 @@ MAX_SIGNATURES = 10
 MAX_JSON_BYTES = 8 * 1024 * 1024
 """A transcript of hours. What is larger is audio, which is checked and dropped, and only ever on disk."""
 MAX_AUDIO_BYTES = 128 * 1024 * 1024
+MAX_SPOOLED_BYTES = 512 * 1024 * 1024
+"""Of all bodies that are arriving in this process; nobody has been asked for a signature yet."""
+IN_MEMORY_BYTES = 256 * 1024
 CHUNK_BYTES = 256 * 1024
+UPLOAD_S = 120.0
 
 AUDIO = re.compile(rb'\s*\{\s*"type"\s*:\s*"[a-z_]*audio"')
 UNANSWERED = {"busy": "busy", "no-answer": "no-answer"}
@@ -121,9 +126,17 @@ async def _check_secret(request: web.Request, organization: Organization) -> Non
         raise ApiError(401, "BAD_SECRET", f"the header {header} does not hold the configured secret")
 
 
-async def post_call(request: web.Request) -> web.Response:
-    with counting("elevenlabs") as counted, SpooledTemporaryFile(max_size=MAX_JSON_BYTES) as spool:
-        size = await _spool(request, spool)
+async def post_call(request: web.Request, upload_s: float = UPLOAD_S) -> web.Response:
+    with (
+        counting("elevenlabs") as counted,
+        _Room(request.app[IN_FLIGHT]) as room,
+        SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as spool,
+    ):
+        try:
+            async with asyncio.timeout(upload_s):
+                size = await _spool(request, spool, room)
+        except TimeoutError:
+            raise ApiError(408, "TIMEOUT", f"the body has not arrived within {upload_s:g} s") from None
         body = _parse(spool, size)
         told = told_by(body)
         organization = await organization_of(request, told.number if told else None)
@@ -132,12 +145,33 @@ async def post_call(request: web.Request) -> web.Response:
     return _json({"success": True})
 
 
-async def _spool(request: web.Request, spool: IO[bytes]) -> int:
+class _Room:
+    """What one body takes of the room for all."""
+
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        if self._in_flight.spooled + size > MAX_SPOOLED_BYTES:
+            raise ApiError(503, "NO_ROOM", "too much is arriving here at once", {"Retry-After": "5"})
+        self._in_flight.spooled += size
+        self._taken += size
+
+    def __enter__(self) -> _Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.spooled -= self._taken
+
+
+async def _spool(request: web.Request, spool: IO[bytes], room: _Room) -> int:
     size = 0
     async for chunk in request.content.iter_chunked(CHUNK_BYTES):
         size += len(chunk)
         if size > MAX_AUDIO_BYTES:
             raise ApiError(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {MAX_AUDIO_BYTES} bytes")
+        room.take(len(chunk))
         spool.write(chunk)
     return size
 

@@ -9,17 +9,20 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
+from aiohttp import web
 from prometheus_client import REGISTRY
 from twilio.request_validator import RequestValidator
 from yarl import URL
 
 from edges.app_keys import ENGINE
 from edges.auth import DEMO
+from edges.in_flight import IN_FLIGHT
 from edges.webhooks import elevenlabs, twilio
 from eventstore import codec
 from eventstore.append import Append, Appended
@@ -379,6 +382,46 @@ async def test_audio_is_taken_in_pieces_checked_and_never_recorded() -> None:
             forged = await edge.client.post(POST_CALL, data=in_pieces(body), headers=signed(b"x"))
             assert forged.status == 401
         assert await edge.events() == []
+
+
+async def test_bodies_on_disk_have_a_bound_in_sum_and_their_room_comes_back() -> None:
+    body = json.dumps(example("post_call_audio.json") | {"pad": "A" * 2_000_000}).encode()
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> Any:
+        yield body[:-1]
+        arrived.set()
+        await go_on.wait()
+        yield body[-1:]
+
+    async with serving(*ROUTES, providers=CONFIGURED) as edge:
+        in_flight = edge.client.app[IN_FLIGHT]
+        others = in_flight.spooled = elevenlabs.MAX_SPOOLED_BYTES - 3_000_000
+        first = asyncio.create_task(edge.client.post(POST_CALL, data=slowly(), headers=signed(body)))
+        async with asyncio.timeout(5):
+            await arrived.wait()
+            while in_flight.spooled < others + len(body) - 1:  # noqa: ASYNC110 - nothing of the product tells when
+                await asyncio.sleep(0.01)
+        refused = await edge.client.post(POST_CALL, data=io.BytesIO(body), headers=signed(body))
+        assert (refused.status, (await refused.json())["error"]["code"]) == (503, "NO_ROOM")
+        assert refused.headers["Retry-After"]
+        assert await tell(edge, example("post_call_transcription.json")) == 200, "small ones find room"
+        go_on.set()
+        assert (await first).status == 200
+        assert await tell(edge, body) == 200
+        assert in_flight.spooled == others
+
+
+async def test_a_body_that_does_not_arrive_gives_its_room_back() -> None:
+    async def stuck() -> Any:
+        yield b" " * 100_000
+        await asyncio.Event().wait()
+
+    impatient = web.post(POST_CALL, partial(elevenlabs.post_call, upload_s=0.2))
+    async with serving(impatient, providers=CONFIGURED) as edge:
+        response = await edge.client.post(POST_CALL, data=stuck(), headers=signed(b""))
+        assert response.status == 408
+        assert edge.client.app[IN_FLIGHT].spooled == 0
 
 
 async def test_only_audio_may_be_large() -> None:
