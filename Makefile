@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime
 DEV := $(VENV)/.installed-dev
+BENCH := $(VENV)/.installed-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test chaos bench
@@ -23,13 +24,14 @@ check: $(DEV) ## format, lint, types, import directions, generated documents
 	$(BIN)/lint-imports
 	$(BIN)/python -m trunkline.docs --check
 
+# Bytecode is kept: the tests start a hundred Python processes, and compiling is a quarter of a start.
 test: $(DEV) ## all tests
-	$(BIN)/python -m pytest -q
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 chaos: $(DEV) ## break everything at random for some minutes; SEEDS="1 2" breaks the same again
 	$(BIN)/python -m tests.chaos $(SEEDS)
 
-bench: $(DEV) ## measure this machine
+bench: $(BENCH) ## measure this machine
 	$(BIN)/python -m benchmarks
 
 $(BIN)/python:
@@ -43,3 +45,10 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 $(DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(RUNTIME) $@
+
+# The peers that are measured beside ours. The lock of npm's names the binaries of some platforms only, so `npm ci` would
+# refuse it.
+$(BENCH): pyproject.toml benchmarks/peers/package-lock.json | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench]'
+	! command -v npm >/dev/null || npm install --prefix benchmarks/peers --no-save --no-audit --no-fund --silent --ignore-scripts
+	@touch $(RUNTIME) $(DEV) $@

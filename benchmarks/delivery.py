@@ -1,110 +1,193 @@
-"""Delivery: frames per second to the SSE subscribers of one conversation from one server process, against nchan.
+"""Delivery: frames per second, and how late they are, to all subscribers of one conversation from one server process.
 
-Both servers have one core to themselves and the same client; the same JSON goes out with about the same envelope.
-Trunkline's events come through Redis (which shares the client's core), nchan's by HTTP from the publisher.
+Every server has one core to itself, and one after the other they have the same client on the other core. The same JSON
+goes out with about the same envelope. Trunkline's events come through Redis (which shares the client's core), those of
+the others straight from the publisher.
+
+1. Four events in flight, against nchan (the C module for nginx) and an epoll server in C that only copies bytes.
+2. Bursts: 64 events in flight, so that more are there at every wake-up.
+3. Trunkline's own wires against each other.
+4. The usual ways to write it today.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import median
+from typing import NamedTuple
 
 import hiredis
 
 from benchmarks import servers
+from benchmarks.peers import BARE, NCHAN, USUAL, Peer
+from benchmarks.publisher import Publisher
 from benchmarks.report import Claim
-from benchmarks.subscribers import Subscribers
+from benchmarks.subscribers import MARK, SSE, Subscribers, Turn
 from eventstore.append import APPEND, Append, arguments
 from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
 from eventstore.schema import ConversationId, Event, OrgId
 
-SUBSCRIBERS = (100,)
-IN_FLIGHT = 4
-ROUNDS, SECONDS = 5, 2.0
-CONVERSATION = ConversationId("conv_bench")
-DATA: dict[str, Any] = {"mark": "~", "text": "x" * 120}
+TARGETS = {100: 1.0, 1_000: 1.2, 5_000: 1.2}
+"""Of nchan's frames, by the number of subscribers; the others are the same for all."""
+P99_LIMIT, BARE_TARGET, BURST_TARGET = 1.2, 0.8, 3.5
+OTHERS = 1_000
+"""Subscribers in bursts, of each wire, and of the usual ways to write it."""
+IN_FLIGHT, BURST = 4, 64
+ROUNDS, SECONDS = 5, 1.5
+QUIET_S = 0.2
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
-def measure(counts: Sequence[int] = SUBSCRIBERS, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
-    if (missing := servers.nchan_missing()) is not None:
-        return [Claim("delivery", f"skipped: {missing}")]
-    with servers.on_client_core():
-        return [_against_nchan(number, rounds, seconds) for number in counts]
+class Wire(NamedTuple):
+    """`mark` is a byte that every frame holds once; a WebSocket's frames begin with theirs."""
+
+    name: str
+    accept: str = SSE
+    headers: str = ""
+    mark: bytes = MARK
 
 
-def _against_nchan(number: int, rounds: int, seconds: float) -> Claim:
-    with servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key), servers.nchan() as nchan_port:
-        ours = Subscribers(
-            port, f"/v1/events/stream?conversation={CONVERSATION}", f"X-Tenant-API-Key: {key}\r\n", number
-        )
-        theirs = Subscribers(nchan_port, "/subscribe", "", number)
-        publish_ours, publish_theirs = _redis_publisher(redis_port), _nchan_publisher(nchan_port)
-        ours.settle()
-        theirs.settle()
-        mine, other = [], []
-        for _ in range(rounds):
-            mine.append(ours.run(publish_ours, in_flight=IN_FLIGHT, seconds=seconds))
-            other.append(theirs.run(publish_theirs, in_flight=IN_FLIGHT, seconds=seconds))
-        ours.close()
-        theirs.close()
-    return Claim(
-        f"delivery to {number} subscribers",
-        "SSE frames/s, 4 events in flight, one core",
-        statistics.median(mine),
-        "nchan",
-        statistics.median(other),
-        statistics.median(a / b for a, b in zip(mine, other, strict=True)),
-        1.0,
-    )
+SSE_WIRE = Wire("SSE")
+OTHER_WIRES = (Wire("NDJSON", "application/x-ndjson"), Wire("WebSocket", headers=UPGRADE, mark=b"\x81"))
 
 
-def _redis_publisher(port: int) -> Callable[[], None]:
-    """Appends one event by the product's own script; replies are read in passing."""
-    event = Event(Custom(name="custom.bench", data=DATA), "system:bench", CONVERSATION)
+class Side(NamedTuple):
+    """One of those who are compared: its subscribers, and how they are sent an event."""
+
+    subscribers: Subscribers
+    publish: Publisher
+
+    def turn(self, in_flight: int, seconds: float) -> Turn:
+        return self.subscribers.run(self.publish, in_flight=in_flight, seconds=seconds)
+
+
+class Stage(NamedTuple):
+    """The product that is measured, and for how long at a time."""
+
+    redis_port: int
+    port: int
+    key: str
+    rounds: int
+    seconds: float
+
+    @contextmanager
+    def ours(self, number: int, wire: Wire = SSE_WIRE) -> Iterator[Side]:
+        conversation = ConversationId(f"conv_{wire.name}")
+        path, headers = f"/v1/events/stream?conversation={conversation}", f"X-Tenant-API-Key: {self.key}\r\n"
+        subscribers = Subscribers(self.port, path, headers + wire.headers, number, accept=wire.accept, mark=wire.mark)
+        with _open(Side(subscribers, Publisher(self.redis_port, _append_command(conversation)))) as side:
+            yield side
+
+    def turns(self, sides: Sequence[Side], in_flight: int = IN_FLIGHT) -> list[list[Turn]]:
+        """By side, which take turns."""
+        rounds = [[side.turn(in_flight, self.seconds) for side in sides] for _ in range(self.rounds)]
+        return [list(turns) for turns in zip(*rounds, strict=True)]
+
+    def against(self, peers: Sequence[Peer], number: int, in_flight: int = IN_FLIGHT) -> Iterator[Match]:
+        """Those that are installed, all in turn."""
+        present = [peer for peer in peers if peer.missing() is None]
+        with ExitStack() as open_, self.ours(number) as ours:
+            sides = [open_.enter_context(_theirs(peer, number)) for peer in present]
+            mine, *others = self.turns([ours, *sides], in_flight)
+        for peer, theirs in zip(present, others, strict=True):
+            yield Match(peer.name, f"{number:,} subscribers", f"{in_flight} events in flight", mine, theirs)
+
+
+class Match(NamedTuple):
+    """Our turns, and somebody's beside them."""
+
+    peer: str
+    to: str
+    load: str
+    ours: Sequence[Turn]
+    theirs: Sequence[Turn]
+
+    def frames(self, target: float | None) -> Claim:
+        ours, theirs = [turn.frames_per_s for turn in self.ours], [turn.frames_per_s for turn in self.theirs]
+        what, unit = f"delivery to {self.to}", f"frames/s, {self.load}, one core"
+        return Claim(what, unit, median(ours), self.peer, median(theirs), _ratio(ours, theirs), target)
+
+    def p99(self, limit: float) -> Claim:
+        ours, theirs = [turn.p99_ms for turn in self.ours], [turn.p99_ms for turn in self.theirs]
+        what, unit = f"delivery to {self.to}", f"ms p99 from publication to the client's read, {self.load}"
+        return Claim(what, unit, median(ours), self.peer, median(theirs), _ratio(ours, theirs), limit=limit)
+
+
+def measure(
+    targets: dict[int, float] = TARGETS, others: int = OTHERS, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> list[Claim]:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with servers.on_client_core(), servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key):
+        asyncio.run(_load(redis_port))
+        stage = Stage(redis_port, port, key, rounds, seconds)
+        claims = [claim for number, target in targets.items() for claim in _fan_out(stage, number, target)]
+        claims += [match.frames(BURST_TARGET) for match in stage.against([NCHAN], others, BURST)]
+        claims += _wires(stage, others)
+        claims += [match.frames(None) for match in stage.against(USUAL, others)]
+    return claims + [
+        Claim("delivery", f"skipped: {why}", peer=peer.name)
+        for peer in (NCHAN, BARE, *USUAL)
+        if (why := peer.missing()) is not None
+    ]
+
+
+def _fan_out(stage: Stage, number: int, target: float) -> Iterator[Claim]:
+    for match in stage.against([NCHAN, BARE], number):
+        yield match.frames(target if match.peer == NCHAN.name else BARE_TARGET)
+        if match.peer == NCHAN.name:
+            yield match.p99(P99_LIMIT)
+
+
+def _wires(stage: Stage, number: int) -> list[Claim]:
+    with ExitStack() as open_:
+        sides = [open_.enter_context(stage.ours(number, wire)) for wire in (SSE_WIRE, *OTHER_WIRES)]
+        sse, *others = stage.turns(sides)
+    return [
+        Match("SSE", f"{number:,} {wire.name} subscribers", f"{IN_FLIGHT} events in flight", turns, sse).frames(0.8)
+        for wire, turns in zip(OTHER_WIRES, others, strict=True)
+    ]
+
+
+@contextmanager
+def _theirs(peer: Peer, number: int) -> Iterator[Side]:
+    with peer.start() as port:
+        subscribers = Subscribers(port, peer.path, "", number)
+        with _open(Side(subscribers, peer.publisher(port))) as side:
+            yield side
+
+
+@contextmanager
+def _open(side: Side) -> Iterator[Side]:
+    side.subscribers.settle(QUIET_S)
+    try:
+        yield side
+    finally:
+        side.publish.close()
+        side.subscribers.close()
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def _append_command(conversation: ConversationId) -> bytes:
+    """One event by the product's own script."""
+    data = {"mark": "~", "text": "x" * 120}
+    event = Event(Custom(name="custom.bench", data=data), "system:bench", conversation)
     key, values = arguments(OrgId("bench"), Append(events=[event]))
-    command = hiredis.pack_command(("EVALSHA", APPEND.sha, 1, key, *values))  # type: ignore[arg-type]
-    asyncio.run(_load(port))
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-
-    def publish() -> None:
-        _discard(connection)
-        connection.send(command)
-
-    return publish
+    return bytes(hiredis.pack_command(("EVALSHA", APPEND.sha, 1, key, *values)))  # type: ignore[arg-type]
 
 
 async def _load(port: int) -> None:
+    """Has Redis know the script."""
     pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND])
     await pipe.call("PING")
     await pipe.close()
-
-
-def _nchan_publisher(port: int) -> Callable[[], None]:
-    body = (
-        b'{"id":"1795228815953-0","number":1000,"type":"custom.bench","organization":"bench","conversation":"conv_bench",'
-        b'"version":1000,"actor":"system:bench","run":"1795228815953-0","cause":null,"at":"2026-11-21T02:40:15.953Z",'
-        b'"data":{"mark":"~","text":"%b"}}' % (b"x" * 120)
-    )
-    request = b"POST /publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-
-    def publish() -> None:
-        _discard(connection)
-        connection.send(request)
-
-    return publish
-
-
-def _discard(connection: socket.socket) -> None:
-    try:
-        connection.recv(1 << 16)
-    except BlockingIOError:
-        return

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Claim:
-    """`ratio` is the median of the pairwise ratios ours/peer of interleaved rounds; `target` what it should reach."""
+    """`ratio` is the median of the pairwise ratios ours/peer of interleaved rounds. It should reach `target`, or stay
+    within `limit`."""
 
     name: str
     unit: str
@@ -20,12 +21,20 @@ class Claim:
     peers: float | None = None
     ratio: float | None = None
     target: float | None = None
+    limit: float | None = None
+
+    @property
+    def promise(self) -> str:
+        if self.limit is not None:
+            return f"≤ {self.limit:g}"
+        return "" if self.target is None else f"≥ {self.target:g}"
 
     @property
     def verdict(self) -> str:
-        if self.ratio is None or self.target is None:
+        if self.ratio is None or not self.promise:
             return ""
-        return "yes" if self.ratio >= self.target else "no"
+        reached = self.ratio <= self.limit if self.limit is not None else self.ratio >= (self.target or 0.0)
+        return "yes" if reached else "no"
 
 
 def table(claims: Sequence[Claim]) -> str:
@@ -36,8 +45,7 @@ def table(claims: Sequence[Claim]) -> str:
     for claim in claims:
         cells = [
             claim.name, claim.unit, _number(claim.ours), claim.peer, _number(claim.peers),
-            "" if claim.ratio is None else f"{claim.ratio:.2f}", "" if claim.target is None else f"{claim.target:g}",
-            claim.verdict,
+            "" if claim.ratio is None else f"{claim.ratio:.2f}", claim.promise, claim.verdict,
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

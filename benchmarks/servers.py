@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from eventstore.redis_binary import find
 
@@ -45,10 +44,8 @@ def on_client_core() -> Iterator[None]:
 
 
 @contextmanager
-def child(
-    command: list[str], *, env: dict[str, str] | None = None, log: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    output = log.open("wb") if log else subprocess.DEVNULL
+def child(command: list[str], *, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    output = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(env or {})})
     try:
         yield process
@@ -100,41 +97,3 @@ def edge(redis_port: int, *, core: int = SERVER_CORE, env: dict[str, str] | None
     with child(command, env={"TRUNKLINE_RATE_LIMIT": "0", **(env or {})}):
         wait_for(port)
         yield port, key
-
-
-NCHAN = """
-daemon off; master_process off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/error.log;
-load_module {module};
-events {{ worker_connections 20000; }}
-http {{
-  access_log off; client_body_temp_path {directory}/b; proxy_temp_path {directory}/p; fastcgi_temp_path {directory}/f;
-  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  keepalive_requests 100000000; nchan_shared_memory_size 256M;
-  server {{
-    listen 127.0.0.1:{port};
-    location = /publish {{ nchan_publisher; nchan_channel_id bench; nchan_message_buffer_length 100; }}
-    location = /subscribe {{
-      nchan_subscriber eventsource; nchan_channel_id bench; nchan_subscriber_first_message newest;
-    }}
-  }}
-}}
-"""
-NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
-
-
-def nchan_missing() -> str | None:
-    if shutil.which("nginx") is None or not NCHAN_MODULE.exists():
-        return "nginx with libnginx-mod-nchan is not installed"
-    return None
-
-
-@contextmanager
-def nchan(*, core: int = SERVER_CORE) -> Iterator[int]:
-    """nginx with nchan, one process; yields its port."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory) / "nginx.conf"
-        config.write_text(NCHAN.format(directory=directory, port=port, module=NCHAN_MODULE))
-        with child([*pinned(core), "nginx", "-c", str(config), "-p", directory], log=Path(directory) / "out"):
-            wait_for(port)
-            yield port

@@ -1,0 +1,43 @@
+"""The benchmarks run: for a moment, and without a look at the figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from benchmarks import append, delivery
+from benchmarks.peers import BARE, NCHAN, USUAL
+from benchmarks.report import Claim, as_json, table
+
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed"),
+]
+
+
+def _are_measured(claims: list[Claim]) -> bool:
+    """All of them, or it is said what is missing."""
+    return all(claim.unit.startswith("skipped: ") or (claim.ours and claim.peers and claim.ratio) for claim in claims)
+
+
+@pytest.mark.slow
+def test_delivery_is_measured_against_whoever_is_installed() -> None:
+    claims = delivery.measure({20: 1.2}, others=10, rounds=2, seconds=0.1)
+    assert _are_measured(claims)
+    wires = {claim.name for claim in claims if claim.peer == "SSE"}
+    assert wires == {"delivery to 10 NDJSON subscribers", "delivery to 10 WebSocket subscribers"}
+    assert {peer.name for peer in (NCHAN, BARE, *USUAL)} <= {claim.peer for claim in claims}
+    assert len(json.loads(as_json(claims))["claims"]) == len(claims) == len(table(claims).splitlines()) - 2
+
+
+def test_appends_are_measured() -> None:
+    assert _are_measured(append.measure(rounds=1, calls=640))
+
+
+def test_what_may_be_at_most_so_large_is_judged_by_that() -> None:
+    late = Claim("p99", "ms", 1.3, "peer", 1.0, ratio=1.3, limit=1.2)
+    fast = Claim("frames", "frames/s", 1.3, "peer", 1.0, ratio=1.3, target=1.2)
+    assert (late.verdict, fast.verdict) == ("no", "yes")
+    assert "| ≤ 1.2 | no |" in table([late])
