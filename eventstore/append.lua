@@ -192,7 +192,7 @@ elseif outcome ~= '' then
   if outcome == 'finish' and call('LPOP', queue) then queued = queued - 1 end
   local upcoming = call('LINDEX', queue, 0)
   if outcome == 'finish' and upcoming then
-    call('HSET', held, 'a', '1', 'ds', '0', 'x', int(now + tonumber(guard(12))))
+    call('HSET', held, 'a', '1', 'ds', '0', 'x', int(now + tonumber(guard(12))), 'xl', guard(12))
     next_position = upcoming
     local entry = call('XRANGE', KEYS[1], upcoming, upcoming)[1]
     if entry then

@@ -1,20 +1,28 @@
--- Operations on one lane that append nothing: take, renew, postpone, due. Giving a lane back with events, and setting a
--- parked one going again, is part of append.lua.
+-- Operations on lanes that append nothing: take, finish, renew, postpone, due. Whatever ends an item together with events,
+-- retries or parks it, gives a lane back or sets a parked one going again is part of append.lua.
 --
--- KEYS 1 record  2 queue  3 work  4 delay  5 meta  6 log
--- ARGV 1 operation  2 now_ms ('' = server time)  3 organization  4 lane  5 owner  6 token  7 lease_ms
---      8 doorbell the worker answers ('' = none)  9 conversation key prefix  10 pause_ms
+-- One call is about any number of lanes of one shard; each of them is refused or done by itself.
 --
--- Replies: take    {OK, token, position, attempts, fields, epoch, holder, dropped} {EMPTY} {PARKED}
---                  {BUSY, owner, ms_left} {STALE}
---          renew   {OK, epoch, holder} {FENCED, owner}
+-- KEYS 1 work; every other name is made from it as keys.py makes it: all share its hash tag
+-- ARGV 1 operation  2 now_ms ('' = server time)  3 owner  4 lease_ms  5 pause_ms; then per lane: organization, lane,
+--      take: doorbell the worker answers ('' = none), otherwise the token; finish: the item, otherwise ''
+--
+-- Replies, a list of them:
+--          take     {OK, token, position, attempts, fields, epoch, holder, dropped} {EMPTY} {PARKED}
+--                   {BUSY, owner, ms_left} {STALE}
+--          finish   {OK} {OK, next_position, next_fields, next_epoch, next_holder} {FENCED, why, detail}
+--          renew    {OK, epoch, holder} {FENCED, owner}
 --          postpone {OK} {FENCED, owner}
---          due     {OK} {EMPTY}
+--          due      {OK} {EMPTY}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
 local call = redis.call
-local operation, organization, lane, owner, token = ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local owner, lease_ms, pause_ms = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local function int(number) return string.format('%.0f', number) end
+
+local work = KEYS[1]
+local shard = string.sub(work, 1, -5)
+local delay = shard .. 'delay'
 
 local now
 if ARGV[2] == '' then
@@ -24,87 +32,141 @@ else
   now = tonumber(ARGV[2])
 end
 
-local record = call('HMGET', KEYS[1], 't', 'o', 'x', 'a', 's', 'w', 'd')
-local doorbell = record[6] or ''
+local silenced, asked, finished = {}, {}, {} -- doorbells; lanes and finished items by organization
 
-local function silence(entry)
-  if entry == '' then return end
-  call('XACK', KEYS[3], 'workers', entry)
-  call('XDEL', KEYS[3], entry)
+local function prefix_of(organization) return shard .. organization .. ':' end
+local function record_of(organization, lane) return prefix_of(organization) .. 'l:' .. lane .. ':m' end
+local function queue_of(organization, lane) return prefix_of(organization) .. 'l:' .. lane .. ':q' end
+local function delayed(organization, lane) return organization .. '|' .. lane end
+
+local function silence(doorbell)
+  if doorbell and doorbell ~= '' then silenced[#silenced + 1] = doorbell end
 end
 
-local function ring()
-  call('HSET', KEYS[1], 'w', call('XADD', KEYS[3], '*', 'o', organization, 'l', lane))
+local function ring(organization, lane)
+  call('HSET', record_of(organization, lane), 'w', call('XADD', work, '*', 'o', organization, 'l', lane))
 end
 
-local function control(position) -- who speaks in the conversation that the item belongs to, and the item itself
-  local entry = call('XRANGE', KEYS[6], position, position)[1]
+local function item(organization, position) -- the item itself, and who speaks in the conversation that it belongs to
+  local prefix = prefix_of(organization)
+  local entry = call('XRANGE', prefix .. 'log', position, position)[1]
   if not entry then return {}, '0', '' end
   for i = 1, #entry[2], 2 do
     if entry[2][i] == 'c' and entry[2][i + 1] ~= '' then
-      local state = call('HMGET', ARGV[9] .. entry[2][i + 1] .. ':m', 'ce', 'ch')
+      local state = call('HMGET', prefix .. 'c:' .. entry[2][i + 1] .. ':m', 'ce', 'ch')
       return entry[2], state[1] or '0', state[2] or ''
     end
   end
   return entry[2], '0', ''
 end
 
-local function next_token() -- never used twice, even after the lane's record is gone
-  local following = call('HINCRBY', KEYS[5], 'tk', 1)
-  if following > 1 then return int(following) end
-  -- The first one, or the counter was lost: the microseconds of now are more than were ever given out.
-  local latest = call('XREVRANGE', KEYS[6], '+', '-', 'COUNT', 1)[1]
-  following = math.max(now, latest and tonumber(string.match(latest[1], '^%d+')) or 0) * 1000
-  call('HSET', KEYS[5], 'tk', int(following))
-  return int(following)
+local given = {} -- the last token of each organization, of those that were drawn for this call
+
+local function next_token(organization) -- never used twice, even after the lane's record is gone
+  if not given[organization] then
+    local prefix, wanted = prefix_of(organization), asked[organization]
+    local last = call('HINCRBY', prefix .. 'meta', 'tk', int(wanted))
+    if last <= wanted then
+      -- The first ones, or the counter was lost: the microseconds of now are more than were ever given out.
+      local latest = call('XREVRANGE', prefix .. 'log', '+', '-', 'COUNT', 1)[1]
+      last = math.max(now, latest and tonumber(string.match(latest[1], '^%d+')) or 0) * 1000 + wanted - 1
+      call('HSET', prefix .. 'meta', 'tk', int(last))
+    end
+    given[organization] = last - wanted
+  end
+  given[organization] = given[organization] + 1
+  return int(given[organization])
 end
 
-if operation == 'take' then
-  local answered = ARGV[8]
+local operations = {}
+
+function operations.take(organization, lane, answered)
+  local name, queue = record_of(organization, lane), queue_of(organization, lane)
+  local record = call('HMGET', name, 'o', 'x', 'xl', 'a', 's', 'w', 'd')
+  local doorbell, holder, until_ms = record[6] or '', record[1] or '', tonumber(record[2] or '0')
   if answered ~= '' and doorbell ~= answered then -- an old bell: the lane has a newer one, or waits, or is done
     silence(answered)
     if doorbell ~= '' then return {'STALE'} end
   end
-  local position = call('LINDEX', KEYS[2], 0)
+  local position = call('LINDEX', queue, 0)
   if not position then
     silence(doorbell)
-    call('DEL', KEYS[1])
+    call('DEL', name)
     return {'EMPTY'}
   end
   if record[5] == 'parked' then silence(doorbell) return {'PARKED'} end
-  if answered ~= '' and doorbell == '' and call('ZSCORE', KEYS[4], organization .. '|' .. lane) then return {'STALE'} end
-  if record[2] and record[2] ~= '' and record[2] ~= owner and tonumber(record[3] or '0') > now then
-    return {'BUSY', record[2], int(tonumber(record[3]) - now)}
+  if answered ~= '' and doorbell == '' and call('ZSCORE', delay, delayed(organization, lane)) then return {'STALE'} end
+  if holder ~= '' and holder ~= owner and until_ms > now then
+    local longest = tonumber(record[3] or '') or until_ms - now
+    if until_ms - now > longest then -- the clock was set back: from here on it lasts once more as long as it is
+      until_ms = now + longest
+      call('HSET', name, 'x', int(until_ms))
+    end
+    return {'BUSY', holder, int(until_ms - now)}
   end
-  if doorbell == '' then ring() end
-  local attempts = int(tonumber(record[4] or '0') + 1)
-  local new_token = next_token()
-  call('HSET', KEYS[1], 't', new_token, 'o', owner, 'x', int(now + tonumber(ARGV[7])), 'a', attempts, 'ds', '0')
-  local fields, epoch, holder = control(position)
-  return {'OK', new_token, position, attempts, fields, epoch, holder, record[7] == position and 1 or 0}
+  if doorbell == '' then ring(organization, lane) end
+  local attempts, token = int(tonumber(record[4] or '0') + 1), next_token(organization)
+  call('HSET', name, 't', token, 'o', owner, 'x', int(now + lease_ms), 'xl', int(lease_ms), 'a', attempts, 'ds', '0')
+  local fields, epoch, speaks = item(organization, position)
+  return {'OK', token, position, attempts, fields, epoch, speaks, record[7] == position and 1 or 0}
 end
 
-if operation == 'renew' then
+function operations.finish(organization, lane, token, head)
+  local name, queue = record_of(organization, lane), queue_of(organization, lane)
+  local record = call('HMGET', name, 't', 'o', 'w')
+  if record[1] ~= token or record[2] ~= owner then return {'FENCED', 'lane', record[2] or ''} end
+  local items = call('LRANGE', queue, 0, 1)
+  if items[1] ~= head then return {'FENCED', 'head', head} end
+  finished[organization] = (finished[organization] or 0) + 1
+  if not items[2] then
+    call('DEL', name, queue)
+    silence(record[3])
+    return {'OK'}
+  end
+  call('LPOP', queue)
+  call('HSET', name, 'a', '1', 'ds', '0', 'x', int(now + lease_ms), 'xl', int(lease_ms))
+  return {'OK', items[2], item(organization, items[2])}
+end
+
+function operations.renew(organization, lane, token)
+  local name = record_of(organization, lane)
+  local record = call('HMGET', name, 't', 'o')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
-  call('HSET', KEYS[1], 'x', int(now + tonumber(ARGV[7])))
-  local position = call('LINDEX', KEYS[2], 0)
+  call('HSET', name, 'x', int(now + lease_ms), 'xl', int(lease_ms))
+  local position = call('LINDEX', queue_of(organization, lane), 0)
   if not position then return {'OK', '0', ''} end
-  local _, epoch, holder = control(position)
+  local _, epoch, holder = item(organization, position)
   return {'OK', epoch, holder}
 end
 
-if operation == 'postpone' then -- the attempt did not count: it was too early
+function operations.postpone(organization, lane, token) -- the attempt did not count: it was too early
+  local name = record_of(organization, lane)
+  local record = call('HMGET', name, 't', 'o', 'a', 'w')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
-  silence(doorbell)
-  call('HSET', KEYS[1], 'o', '', 'x', '0', 'w', '', 'a', int(math.max(0, tonumber(record[4] or '1') - 1)))
-  call('ZADD', KEYS[4], int(now + tonumber(ARGV[10])), organization .. '|' .. lane)
+  silence(record[4])
+  call('HSET', name, 'o', '', 'x', '0', 'w', '', 'a', int(math.max(0, tonumber(record[3] or '1') - 1)))
+  call('ZADD', delay, int(now + pause_ms), delayed(organization, lane))
   return {'OK'}
 end
 
-if operation == 'due' then
-  if call('ZREM', KEYS[4], organization .. '|' .. lane) == 0 then return {'EMPTY'} end
-  ring()
+function operations.due(organization, lane)
+  if call('ZREM', delay, delayed(organization, lane)) == 0 then return {'EMPTY'} end
+  ring(organization, lane)
   return {'OK'}
 end
 
-return redis.error_reply('unknown operation ' .. operation)
+local operation = operations[ARGV[1]]
+if not operation then return redis.error_reply('unknown operation ' .. ARGV[1]) end
+for i = 6, #ARGV, 4 do asked[ARGV[i]] = (asked[ARGV[i]] or 0) + 1 end
+local replies = {}
+for i = 6, #ARGV, 4 do replies[#replies + 1] = operation(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
+
+if #silenced > 0 then
+  call('XACK', work, 'workers', unpack(silenced))
+  call('XDEL', work, unpack(silenced))
+end
+for organization, items in pairs(finished) do
+  local meta = prefix_of(organization) .. 'meta'
+  if call('HINCRBY', meta, 'q', int(-items)) < 0 then call('HSET', meta, 'q', '0') end -- as in append.lua
+end
+return replies

@@ -1,19 +1,20 @@
 """Lanes: a mailbox per thing that must stay in order. One worker at a time, fenced by a token.
 
 A lease is a hint when to look again; the token is the truth: whatever a worker appends carries it, and the append
-script refuses a stale one. Finishing, retrying and parking are part of the append (`log.Disposal`).
+script refuses a stale one. Finishing, retrying and parking are part of the append (`append.Disposal`); only an item
+that leaves nothing on the log is finished here, because many such are finished at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, keys
-from eventstore.append import Held
+from eventstore.append import Fenced, Held, NextItem
 from eventstore.connection import Argument, Pipe, load_script
-from eventstore.errors import CommandFailed, StoreError
+from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
 from eventstore.schema import OrgId, Position, Recorded
 
 LANES = load_script("lanes.lua")
@@ -23,6 +24,10 @@ LEASE_MS = 5_000
 FORGET_MS = 600_000
 """A worker reads every second: one that has not for so long is dead, or has been stopped."""
 ALL_SHARDS = range(keys.SHARDS)
+MAX_TOGETHER = 64
+"""Lanes in one call of the script: Redis does nothing else meanwhile, and it should not be for milliseconds."""
+
+Operation = Literal["take", "finish", "renew", "postpone", "due"]
 
 
 class Doorbell(NamedTuple):
@@ -77,8 +82,38 @@ class Lost(NamedTuple):
     owner: str
 
 
+class _Call:
+    """Lanes about which the script is asked together: the first who asked sends it, the others wait for their reply."""
+
+    def __init__(self, *asked: str) -> None:
+        self.asked: list[Argument] = [*asked]
+        self._others: list[asyncio.Future[Any]] = []
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._others) >= MAX_TOGETHER - 1
+
+    def join(self, *asked: str) -> asyncio.Future[Any]:
+        self.asked += asked
+        self._others.append(reply := asyncio.get_running_loop().create_future())
+        return reply
+
+    def answer(self, replies: list[Any] | StoreError) -> None:
+        """To the others."""
+        for place, other in enumerate(self._others, start=1):
+            if other.done():  # whoever asked has been cancelled
+                continue
+            if isinstance(replies, StoreError):
+                other.set_exception(replies)
+            else:
+                other.set_result(replies[place])
+
+
 class Lanes:
-    """`owner` must be unique per process life (a boot nonce), and a process may work a lane in one task only."""
+    """`owner` must be unique per process life (a boot nonce), and a process may work a lane in one task only.
+
+    What tasks ask about their lanes in the same tick of the event loop goes to the script together.
+    """
 
     def __init__(
         self,
@@ -93,7 +128,9 @@ class Lanes:
         self.lease_ms = lease_ms
         self._pipe = pipe
         self._shards = shards
+        self._works = [keys.work(shard) for shard in shards]
         self._now_ms = now_ms
+        self._gathering: dict[tuple[str, Operation, int], _Call] = {}
 
     async def join(self) -> None:
         """Makes sure the group exists, so that nothing appended from now on can be overlooked."""
@@ -109,14 +146,29 @@ class Lanes:
         return sum([int(await self._pipe.run(FORGET, [keys.work(shard)], [silent_ms])) for shard in self._shards])
 
     async def wait(self, blocking: Pipe, *, count: int, block_ms: int | None) -> list[Doorbell]:
-        """Doorbells nobody has answered yet; `blocking` is a pipe that nothing else uses."""
-        streams = [keys.work(shard) for shard in self._shards]
+        """Doorbells nobody has answered yet, about `count`; `blocking` is a pipe that nothing else uses.
+
+        Each shard may give its share. Those that give all of it have more, and are asked again for what the others
+        left.
+        """
+        share = max(1, count // len(self._shards))
         pause: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms is not None else ()
+        found = await self._read(blocking, self._works, share, pause)
+        busy = [work for work, bells in found.items() if len(bells) >= share]
+        more = (count - sum(map(len, found.values()))) // len(busy) if busy else 0
+        if more > 0:
+            for work, bells in (await self._read(blocking, busy, more)).items():
+                found[work] += bells
+        return [bell for bells in found.values() for bell in bells]
+
+    async def _read(
+        self, blocking: Pipe, works: Sequence[str], count: int, pause: tuple[Argument, ...] = ()
+    ) -> dict[str, list[Doorbell]]:
         reply = await blocking.call(
-            "XREADGROUP", "GROUP", keys.WORKERS_GROUP, self.owner, "COUNT", count, *pause, "STREAMS", *streams,
-            *[">"] * len(streams),
+            "XREADGROUP", "GROUP", keys.WORKERS_GROUP, self.owner, "COUNT", count, *pause, "STREAMS", *works,
+            *[">"] * len(works),
         )  # fmt: skip
-        return [bell for _, entries in reply or () for bell in _doorbells(entries)]
+        return {work.decode(): _doorbells(entries) for work, entries in reply or ()}
 
     async def reclaim(self, *, count: int = 100) -> list[Doorbell]:
         """Doorbells whose worker has been silent for a lease; taking their lanes tells whether it is really gone."""
@@ -133,20 +185,19 @@ class Lanes:
         woken = 0
         for shard in self._shards:
             members = await self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count)
-            for member in members:
-                org, _, lane = member.decode().partition("|")
-                woken += await self.hasten(OrgId(org), lane)
+            due = [member.decode().partition("|") for member in members]
+            woken += sum(await asyncio.gather(*(self.hasten(OrgId(org), lane) for org, _, lane in due)))
         return woken
 
     async def hasten(self, org: OrgId, lane: str) -> bool:
         """Ends the pause before a retry; False if the lane is not pausing."""
-        return bool((await self._run(org, lane, "due"))[0] == b"OK")
+        return bool((await self._ask("due", org, lane))[0] == b"OK")
 
     async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
-        reply = await self._run(org, lane, "take", doorbell=doorbell)
+        reply = await self._ask("take", org, lane, doorbell)
         match reply:
             case [b"OK", token, position, attempts, fields, epoch, holder, dropped]:
-                at = Position.parse(position)
+                at = Position.of(position)
                 held = Held(lane, self.owner, token.decode(), at)
                 event = codec.recorded(org, position, fields) if fields else None
                 return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
@@ -156,15 +207,31 @@ class Lanes:
                 return NothingToTake(why.decode().lower())
         raise StoreError(f"the lane script answered {reply!r}")
 
+    async def finish(self, org: OrgId, held: Held) -> NextItem | Fenced | None:
+        """Ends an item that leaves nothing on the log; the lane's next item, or None: then nobody holds it any more.
+
+        As safe as with an append: fenced by token and item, in one step with the lane's next.
+        """
+        match await self._ask("finish", org, held.lane, held.token, str(held.head)):
+            case [b"OK"]:
+                return None
+            case [b"OK", position, fields, epoch, holder]:
+                event = codec.recorded(org, position, fields) if fields else None
+                return NextItem(Position.of(position), event, int(epoch), holder.decode())
+            case [b"FENCED", why, detail]:
+                return Fenced(why.decode(), detail.decode())
+            case reply:
+                raise StoreError(f"the lane script answered {reply!r}")
+
     async def renew(self, org: OrgId, held: Held) -> Renewed | Lost:
-        reply = await self._run(org, held.lane, "renew", token=held.token)
+        reply = await self._ask("renew", org, held.lane, held.token)
         if reply[0] == b"OK":
             return Renewed(int(reply[1]), reply[2].decode())
         return Lost(reply[1].decode())
 
     async def postpone(self, org: OrgId, held: Held, pause_ms: int) -> Lost | None:
         """Hands the lane back until a time, or until it is hastened; the attempt does not count."""
-        reply = await self._run(org, held.lane, "postpone", token=held.token, pause_ms=pause_ms)
+        reply = await self._ask("postpone", org, held.lane, held.token, pause_ms=pause_ms)
         return None if reply[0] == b"OK" else Lost(reply[1].decode())
 
     async def parked(self) -> Parked:
@@ -174,27 +241,36 @@ class Lanes:
         firsts = await asyncio.gather(*(self._pipe.call("ZRANGE", name, 0, 0, "WITHSCORES") for name in names))
         return Parked(sum(counts), min((int(float(first[1])) for first in firsts if first), default=None))
 
-    async def _run(
-        self, org: OrgId, lane: str, operation: str, *, token: str = "", doorbell: str = "", pause_ms: int = 0
+    async def _ask(
+        self, operation: Operation, org: OrgId, lane: str, token: str = "", item: str = "", *, pause_ms: int = 0
     ) -> Any:
-        own = keys.of(org)
-        record, queue = own.lane(lane)
-        return await self._pipe.run(
-            LANES,
-            [record, queue, own.work, own.delay, own.meta, own.log],
-            [
-                operation,
-                self._now_ms() if self._now_ms else "",
-                org,
-                lane,
-                self.owner,
-                token,
-                self.lease_ms,
-                doorbell,
-                own.prefix + "c:",
-                pause_ms,
-            ],
-        )
+        """The script's answer about one lane. The first who asks in a tick waits for the others and asks for all."""
+        work = keys.of(org).work
+        together = (work, operation, pause_ms)
+        call = self._gathering.get(together)
+        if call is not None and not call.is_full:
+            return await call.join(org, lane, token, item)
+        call = self._gathering[together] = _Call(org, lane, token, item)
+        replies: list[Any] | StoreError = StoreUnavailable("whoever asked for several lanes has been cancelled")
+        try:
+            await asyncio.sleep(0)
+            self._close(together, call)
+            now_ms = self._now_ms() if self._now_ms else ""
+            replies = await self._pipe.run(
+                LANES, (work,), (operation, now_ms, self.owner, self.lease_ms, pause_ms, *call.asked)
+            )
+            return replies[0]
+        except StoreError as error:
+            replies = error
+            raise
+        finally:
+            self._close(together, call)
+            call.answer(replies)
+
+    def _close(self, together: tuple[str, Operation, int], call: _Call) -> None:
+        """Who asks from now on asks in another call."""
+        if self._gathering.get(together) is call:
+            del self._gathering[together]
 
 
 def _doorbells(entries: Iterable[Any]) -> list[Doorbell]:

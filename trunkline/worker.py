@@ -99,7 +99,7 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         owner = owner_name()
         lanes = Lanes(pipe, owner, shards=shards)
         timers = Timers(services, Organizations(pipe), Leases(pipe, owner), JOBS)
-        runner = Runner(services, lanes, blocking, shards=len(shards), presence=Presence(pipe))
+        runner = Runner(services, lanes, blocking, presence=Presence(pipe))
         if options.metrics_port is not None:
             await stack.enter_async_context(serving_health(services.log, Presence(pipe), options.metrics_port))
         await _until_cancelled(runner, timers)

@@ -26,14 +26,14 @@ class Interruption:
         self._why = why
         self._task.cancel()
 
-    async def __aenter__(self) -> Interruption:
+    def __enter__(self) -> Interruption:
         self._task = asyncio.current_task()
         assert self._task is not None
         self._cancelling = self._task.cancelling()
         self._why = None
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         task, self._task = self._task, None

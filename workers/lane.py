@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import PurePath
+from typing import Any
 
 import structlog
 
@@ -32,6 +35,10 @@ logger = structlog.get_logger()
 Item = Taken | NextItem
 RELEASE = Disposal("release")
 
+# Looked up for every item: prometheus-client's own way to a labelled metric costs as much as all else that is counted.
+_items = lru_cache(maxsize=256)(WORK_ITEMS.labels)
+_seconds = lru_cache(maxsize=64)(WORK_SECONDS.labels)
+
 
 class Lane:
     """`held` is None until the lane is taken. `is_stopping` says that this process takes nothing new."""
@@ -55,7 +62,10 @@ class Lane:
         self._epoch = 0
         self._yields = False
         self._cancellable: Work | None = None
-        self._log = logger.bind(organization=bell.org, lane=bell.lane)
+
+    @property
+    def _log(self) -> Any:
+        return logger.bind(organization=self.org, lane=self._bell.lane)
 
     async def run(self) -> Busy | None:
         """Works the lane off. Whatever goes wrong, its doorbell stays pending and the lane is taken up again."""
@@ -93,11 +103,11 @@ class Lane:
         if not isinstance(taken, Taken):
             return taken if isinstance(taken, Busy) else None
         item: Item = taken
-        self.held = taken.held
+        _, owner, token, *_ = taken.held
         for _ in range(ITEMS_IN_A_ROW):
+            self.held = Held(self._bell.lane, owner, token, item.position)
             if self._is_stopping():
                 break
-            self.held = self.held._replace(head=item.position)
             following = await self._handle(self.held, item)
             if following is None:
                 return None
@@ -121,8 +131,7 @@ class Lane:
         self._epoch, self._yields = work.epoch, handler.overtaken is not None
         self._cancellable = work if handler.cancelled is not None else None
         try:
-            with WORK_SECONDS.labels(handler.name).time():
-                done = await self._attempt(work, handler)
+            done = await self._attempt(work, handler)
         except (LaneLost, Stopped, StoreUnavailable):
             raise
         except TooEarly as early:
@@ -136,8 +145,9 @@ class Lane:
 
     async def _attempt(self, work: Work, handler: Handler) -> Done:
         """A queued run that a client has ended meanwhile is not even begun."""
+        begun = time.perf_counter()
         try:
-            async with self._scope:
+            with self._scope:
                 if handler.cancelled is not None and await work.is_cancelled():
                     return handler.cancelled(work)
                 return await handler.handle(work)
@@ -148,18 +158,19 @@ class Lane:
             if handler.overtaken is None:
                 raise
             return handler.overtaken(work)
+        finally:
+            _seconds(handler.name).observe(time.perf_counter() - begun)
 
     async def _finish(self, work: Work, handler: Handler, done: Done) -> NextItem | None:
-        finish = Disposal("finish", lease_ms=self._lanes.lease_ms)
         try:
-            following = await work.dispose(done, finish)
+            following = await work.finish(done, self._lanes)
             outcome = "done"
         except Overtaken:
             if handler.overtaken is None:
                 raise
-            following = await work.dispose(handler.overtaken(work), finish)
+            following = await work.finish(handler.overtaken(work), self._lanes)
             outcome = "overtaken"
-        WORK_ITEMS.labels(handler.name, outcome).inc()
+        _items(handler.name, outcome).inc()
         for lane in done.hastens:
             await self._lanes.hasten(self.org, lane)
         return following
@@ -175,7 +186,7 @@ class Lane:
         after_s = error.after_s if isinstance(error, TryAgain) else 0.0
         delay_ms = handler.policy.backoff.delay_ms(work.attempts, random.random(), after_s)
         await work.dispose(Done(), Disposal("retry", delay_ms=delay_ms))
-        WORK_ITEMS.labels(handler.name, "retried").inc()
+        _items(handler.name, "retried").inc()
         return None
 
     async def _exhaust(self, work: Work, handler: Handler, error: str) -> NextItem | None:
@@ -186,8 +197,8 @@ class Lane:
         failed = Event(WorkFailed(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
         can_speak = work.attempts < handler.policy.max_attempts + LAST_WORD_ATTEMPTS
         last_words = await handler.failed(work, error) if can_speak else end_of(work.item)
-        following = await work.dispose(Done([*last_words, failed]), Disposal("finish", lease_ms=self._lanes.lease_ms))
-        WORK_ITEMS.labels(handler.name, "failed").inc()
+        following = await work.finish(Done([*last_words, failed]), self._lanes)
+        _items(handler.name, "failed").inc()
         return following
 
     async def _park(self, work: Work, handler: str, error: str) -> None:
@@ -196,14 +207,14 @@ class Lane:
         self._log.error("lane parked", position=item, why=error)
         parked = Event(WorkParked(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
         await work.dispose(Done([parked]), Disposal("park"))
-        WORK_ITEMS.labels(handler, "parked").inc()
+        _items(handler, "parked").inc()
         LANES_PARKED.inc()
 
     async def _drop(self, work: Work, handler: Handler | None) -> NextItem | None:
         """A person has given the item up: its run ends as after a last attempt, and the lane goes on."""
         last_words = await handler.failed(work, "dropped by a person") if handler else end_of(work.item)
-        following = await work.dispose(Done(last_words), Disposal("finish", lease_ms=self._lanes.lease_ms))
-        WORK_ITEMS.labels(handler.name if handler else "none", "dropped").inc()
+        following = await work.finish(Done(last_words), self._lanes)
+        _items(handler.name if handler else "none", "dropped").inc()
         return following
 
     async def _give_up_unread(self, held: Held, item: Item, error: str) -> NextItem | None:
@@ -222,7 +233,7 @@ class Lane:
         outcome = await self._services.log.append(self.org, Append(events=[event], held=held, disposal=finish))
         if not isinstance(outcome, Appended):
             raise LaneLost(f"could not give up {item.position}: {outcome!r}")
-        WORK_ITEMS.labels("none", "failed").inc()
+        _items("none", "failed").inc()
         return outcome.next_item
 
     async def _release(self) -> None:

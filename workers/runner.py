@@ -14,7 +14,6 @@ import structlog
 
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
-from eventstore.keys import SHARDS
 from eventstore.lanes import Busy, Doorbell, Lanes, Lost, Renewed
 from eventstore.presence import Presence
 from eventstore.schema import OrgId
@@ -48,7 +47,7 @@ PACE = Pace()
 
 
 class Runner:
-    """One process's share of the work, which is `shards` many shards.
+    """One process's share of the work.
 
     `blocking` is a pipe that nothing else uses, with a timeout above `Pace.block_s`.
     """
@@ -61,7 +60,6 @@ class Runner:
         *,
         handlers: Sequence[Handler] = HANDLERS,
         places: int = PLACES,
-        shards: int = SHARDS,
         pace: Pace = PACE,
         presence: Presence | None = None,
     ) -> None:
@@ -70,7 +68,6 @@ class Runner:
         self._blocking = blocking
         self._handlers = {handler.name: handler for handler in handlers}
         self._places = places
-        self._shards = shards
         self._pace = pace
         self._presence = presence
         self._stopping = asyncio.Event()
@@ -104,13 +101,12 @@ class Runner:
         await self._leave()
 
     async def _listen(self) -> None:
-        """Reads no more doorbells than there are free places (COUNT is per shard, so a few may have to wait)."""
+        """Reads no more doorbells than there are free places (but one of every shard, so a few may have to wait)."""
         block_ms = int(self._pace.block_s * 1_000)
         while not self._stopping.is_set():
             await self._room()
-            count = max(1, self._free // self._shards)
             try:
-                bells = await self._lanes.wait(self._blocking, count=count, block_ms=block_ms)
+                bells = await self._lanes.wait(self._blocking, count=self._free, block_ms=block_ms)
             except StoreError as error:
                 await self._reconnect("listen", error)
                 continue
@@ -134,6 +130,7 @@ class Runner:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._pace.renew_s)
+            LANES_ACTIVE.set(len(self._in_hand))
             try:
                 await asyncio.gather(*(self._renew_one(lane) for lane in list(self._in_hand.values())))
             except StoreError as error:
@@ -209,7 +206,6 @@ class Runner:
             return
         lane = Lane(self._services, self._lanes, self._handlers, bell, self._stopping.is_set)
         self._in_hand[key] = lane
-        LANES_ACTIVE.set(len(self._in_hand))
         self._group.create_task(self._work(key, lane, bell), name=f"lane {bell.lane}")
 
     async def _work(self, key: Key, lane: Lane, bell: Doorbell) -> None:
@@ -218,7 +214,6 @@ class Runner:
             busy = await lane.run()
         finally:
             del self._in_hand[key]
-            LANES_ACTIVE.set(len(self._in_hand))
             self._freed.set()
         if busy is not None and len(self._busy_elsewhere) < self._places:
             due = asyncio.get_running_loop().time() + busy.left_ms / 1_000

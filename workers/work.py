@@ -10,7 +10,7 @@ import msgspec
 
 from eventstore.append import Append, Appended, Disposal, Duplicate, Fenced, Held, NextItem, Outcome, VersionConflict
 from eventstore.errors import StoreError
-from eventstore.lanes import Taken
+from eventstore.lanes import Lanes, Taken
 from eventstore.limits import Communication
 from eventstore.log import Log
 from eventstore.provider_settings import Providers
@@ -108,7 +108,7 @@ class Work:
         self.attempts = taken.attempts if isinstance(taken, Taken) else 1
         self.epoch = taken.epoch
         self.holder = taken.holder
-        self._held = held._replace(head=item.position)
+        self._held = held
         self._deltas = 0
         self._looked_until = item.run
 
@@ -155,13 +155,20 @@ class Work:
 
     async def dispose(self, done: Done, disposal: Disposal) -> NextItem | None:
         """For the runner: the last events of the item and what becomes of its lane, in one step."""
-        events = list(done.events)
-        if disposal.kind == "finish":
-            events += await callbacks.requested(self.log, self.item, self.body, events)
-        outcome = await self._append(self._held, Batch(events, done.addresses), done.epoch, disposal)
+        outcome = await self._append(self._held, Batch(done.events, done.addresses), done.epoch, disposal)
         if isinstance(outcome, Appended):
             return outcome.next_item
         raise _refusal(outcome)
+
+    async def finish(self, done: Done, lanes: Lanes) -> NextItem | None:
+        """For the runner: the end of the item, with all that follows from it, and the lane's next."""
+        events = [*done.events, *await callbacks.requested(self.log, self.item, self.body, done.events)]
+        if events or done.epoch is not None:
+            return await self.dispose(done._replace(events=events), Disposal("finish", lease_ms=lanes.lease_ms))
+        following = await lanes.finish(self.org, self._held)
+        if isinstance(following, Fenced):
+            raise _refusal(following)
+        return following
 
     async def _append(
         self,

@@ -5,6 +5,7 @@ It answers with the same typed replies. Doorbells are numbered from 1 in the ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from eventstore import codec
@@ -44,6 +45,7 @@ class Lane:
     token: str = ""
     owner: str = ""
     expires: int = 0
+    lease: int = 0
     attempts: int = 0
     sequence: int = 0
     doorbell: int = 0
@@ -184,7 +186,12 @@ class ModelStore:
         if disposal.kind == "finish":
             self.finished.setdefault(name, []).append(lane.queue.pop(0))
             if lane.queue:
-                lane.attempts, lane.sequence, lane.expires = 1, 0, now + disposal.lease_ms
+                lane.attempts, lane.sequence, lane.expires, lane.lease = (
+                    1,
+                    0,
+                    now + disposal.lease_ms,
+                    disposal.lease_ms,
+                )
                 event = self._at(lane.queue[0])
                 speaks = self._speaks(event)
                 return NextItem(lane.queue[0], event, speaks.epoch, speaks.holder)
@@ -204,7 +211,18 @@ class ModelStore:
 
     # Lanes
 
-    def take(self, name: str, owner: str, doorbell: int, now: int) -> Taken | Busy | NothingToTake:
+    def take_all(self, asked: Sequence[tuple[str, int]], owner: str, now: int) -> list[Taken | Busy | NothingToTake]:
+        """In one call. If any lane can be taken, it draws as many tokens as lanes were asked for."""
+        first = (
+            self._tokens + 1 if self._tokens else max(now, *[fact.position.ms for fact in self.facts[-1:]], 0) * 1_000
+        )
+        self._tokens, before = first - 1, self._tokens
+        replies = [self._take(name, owner, doorbell, now) for name, doorbell in asked]
+        is_any_taken = any(isinstance(reply, Taken) for reply in replies)
+        self._tokens = first + len(asked) - 1 if is_any_taken else before
+        return replies
+
+    def _take(self, name: str, owner: str, doorbell: int, now: int) -> Taken | Busy | NothingToTake:
         lane = self.lanes.get(name, Lane())
         if doorbell and doorbell != lane.doorbell:
             self.doorbells.pop(doorbell, None)
@@ -220,11 +238,12 @@ class ModelStore:
         if doorbell and not lane.doorbell and name in self.delayed:
             return NothingToTake("stale")
         if lane.owner not in ("", owner) and lane.expires > now:
+            lane.expires = min(lane.expires, now + lane.lease)
             return Busy(lane.owner, lane.expires - now)
         if not lane.doorbell:
             self._ring(name, lane)
-        self._tokens = self._tokens + 1 if self._tokens else max(now, self.facts[-1].position.ms) * 1_000
-        lane.token, lane.owner, lane.expires = str(self._tokens), owner, now + self.lease_ms
+        self._tokens += 1
+        lane.token, lane.owner, lane.expires, lane.lease = str(self._tokens), owner, now + self.lease_ms, self.lease_ms
         lane.attempts, lane.sequence = lane.attempts + 1, 0
         event = self._at(lane.queue[0])
         speaks = self._speaks(event)
@@ -232,11 +251,19 @@ class ModelStore:
         dropped = lane.dropped == lane.queue[0]
         return Taken(held, lane.queue[0], lane.attempts, event, speaks.epoch, speaks.holder, dropped)
 
+    def finish(self, held: Held, now: int) -> NextItem | Fenced | None:
+        lane = self.lanes.get(held.lane)
+        refusal = self._fence(held, lane)
+        if refusal is not None or lane is None:
+            assert isinstance(refusal, Fenced)
+            return refusal
+        return self._dispose(held.lane, lane, Disposal("finish", lease_ms=self.lease_ms), now)
+
     def renew(self, held: Held, owner: str, now: int) -> Renewed | Lost:
         lane = self.lanes.get(held.lane, Lane())
         if (lane.token, lane.owner) != (held.token, owner):
             return Lost(lane.owner)
-        lane.expires = now + self.lease_ms
+        lane.expires, lane.lease = now + self.lease_ms, self.lease_ms
         speaks = self._speaks(self._at(lane.queue[0]))
         return Renewed(speaks.epoch, speaks.holder)
 

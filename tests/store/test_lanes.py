@@ -19,10 +19,15 @@ from eventstore.append import (
     NextItem,
     Outcome,
 )
-from eventstore.lanes import LEASE_MS, Busy, Doorbell, Lost, NothingToTake, Parked, Renewed, Taken
+from eventstore.errors import CommandFailed, StoreUnavailable
+from eventstore.keys import shard_of
+from eventstore.lanes import LEASE_MS, MAX_TOGETHER, Busy, Doorbell, Lost, NothingToTake, Parked, Renewed, Taken
 from eventstore.log import Log
-from eventstore.schema import Event, Position
+from eventstore.schema import Event, OrgId, Position
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
+
+NEIGHBOUR = next(OrgId(f"org-{n}") for n in range(10_000) if shard_of(OrgId(f"org-{n}")) == shard_of(ACME))
+"""An organization of the same shard."""
 
 
 async def take(store: Store, lane: str = "l", owner: str = "worker-1", doorbell: str = "") -> Taken:
@@ -199,6 +204,138 @@ async def test_an_item_the_log_no_longer_holds_can_still_be_finished(store: Stor
     lane = await take(store)
     assert lane.event is None
     assert next_item(await finish(store, lane)).event is None
+
+
+# Finishing what leaves nothing
+
+
+async def test_an_item_that_leaves_nothing_ends_in_one_step_with_the_next(store: Store) -> None:
+    await store.write(fact(ANN, text="one", lane="l"), fact(BEN, text="two", lane="l"))
+    await store.write(conversation=BEN, control=Control("take", "7"))
+    lane = await take(store)
+    await store.write(delta(lane.position), held=lane.held._replace(sequence=5))
+    store.clock.advance(LEASE_MS - 1)
+    item = await store.lanes().finish(ACME, lane.held)
+    assert isinstance(item, NextItem)
+    assert await store.queue("l") == [item.position]
+    assert (item.epoch, item.holder) == (1, "7")
+    assert item.event is not None
+    assert (item.event.data, item.event.position) == (b'{"text":"two"}', item.position)
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", LEASE_MS)
+    held = lane.held._replace(head=item.position)
+    assert isinstance(await store.append(delta(item.position), held=held._replace(sequence=1)), Appended)
+    store.clock.advance(LEASE_MS)
+    assert (await take(store, owner="worker-2")).attempts == 2
+
+
+async def test_a_lane_whose_last_item_leaves_nothing_leaves_no_keys(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    bell = await ring(store)
+    assert await store.lanes().finish(ACME, (await take(store, doorbell=bell.entry)).held) is None
+    record, queue = store.keys.lane("l")
+    state = await store.state()
+    assert record not in state
+    assert queue not in state
+    assert state[store.keys.work] == []
+    assert state[store.keys.work + " pending"] == []
+
+
+async def test_nothing_is_finished_without_the_lane_and_its_item(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"), fact(lane="l"))
+    zombie = (await take(store)).held
+    store.clock.advance(LEASE_MS)
+    held = (await take(store, owner="worker-2")).held
+    later = held._replace(head=(await store.queue("l"))[1])
+    before = await store.state()
+    assert await store.lanes().finish(ACME, zombie) == Fenced("lane", "worker-2")
+    assert await store.lanes().finish(ACME, held) == Fenced("lane", "worker-2")
+    assert await store.lanes("worker-2").finish(ACME, zombie) == Fenced("lane", "worker-2")
+    assert await store.lanes("worker-2").finish(ACME, later) == Fenced("head", str(later.head))
+    assert await store.state() == before
+    assert isinstance(await store.lanes("worker-2").finish(ACME, held), NextItem)
+    assert await store.lanes("worker-2").finish(ACME, held) == Fenced("head", str(held.head))
+
+
+async def test_an_item_the_log_no_longer_holds_is_handed_on_as_such(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"))
+    lane = await take(store)
+    await store.pipe.call("XTRIM", store.keys.log, "MAXLEN", 0)
+    item = await store.lanes().finish(ACME, lane.held)
+    assert isinstance(item, NextItem)
+    assert item.event is None
+
+
+# Many lanes at once
+
+
+async def test_lanes_of_one_tick_are_each_taken_and_finished_by_themselves(store: Store) -> None:
+    """Of two organizations of one shard, and more than go into one call."""
+    names = [str(number) for number in range(MAX_TOGETHER + 6)]
+    await store.write(*[fact(text=name, lane=name) for name in names], *[fact(lane="0")] * 2)
+    for name in names:
+        await store.log.append(NEIGHBOUR, Append(events=[fact(text=name, lane=name)]))
+    lanes = store.lanes()
+    await lanes.join()
+    bells = {bell[:2]: bell.entry for bell in await lanes.wait(store.pipe, count=1_000, block_ms=None)}
+    asked = [(org, name) for name in names for org in (ACME, NEIGHBOUR)]
+    found = [taken(reply) for reply in await asyncio.gather(*(lanes.take(*each, bells[each]) for each in asked))]
+    assert [lane.event.data.decode() for lane in found if lane.event] == [f'{{"text":"{name}"}}' for _, name in asked]
+    for org in (ACME, NEIGHBOUR):
+        tokens = [int(lane.held.token) for lane, (of, _) in zip(found, asked, strict=True) if of == org]
+        assert tokens == sorted(set(tokens))
+    helds = [lane.held for lane in found]
+    helds[2] = helds[2]._replace(token="0")
+    ended = await asyncio.gather(*(lanes.finish(org, held) for (org, _), held in zip(asked, helds, strict=True)))
+    assert isinstance(ended[0], NextItem)
+    assert ended[1:4] == [None, Fenced("lane", "worker-1"), None]
+    assert set(ended[4:]) == {None}
+    left = await lanes.finish(ACME, found[2].held), await lanes.take(NEIGHBOUR, "0")
+    assert left == (None, NothingToTake("empty"))
+    assert await store.doorbells() == ["0"]
+    assert len((await store.state())[store.keys.work + " pending"]) == 1
+
+
+async def test_tokens_of_one_call_are_new_when_the_counter_was_lost(store: Store) -> None:
+    await store.write(*[fact(lane=name) for name in "abc"])
+    lanes = store.lanes()
+    tokens = []
+    for _ in range(3):
+        found = await asyncio.gather(*(lanes.take(ACME, name) for name in "abc"))
+        tokens += [int(taken(lane).held.token) for lane in found]
+        store.clock.advance(1)
+        await store.pipe.call("HDEL", store.keys.meta, "tk")
+    assert tokens == sorted(set(tokens))
+
+
+async def test_who_is_cancelled_while_asking_takes_no_other_lane_along_for_good(store: Store) -> None:
+    await store.write(fact(lane="a"), fact(lane="b"), fact(lane="c"))
+    lanes = store.lanes()
+    first, second = (asyncio.create_task(lanes.take(ACME, name)) for name in "ab")
+    await asyncio.sleep(0)
+    first.cancel()
+    third = asyncio.create_task(lanes.take(ACME, "c"))
+    replies = await asyncio.gather(first, second, third, return_exceptions=True)
+    assert [type(reply) for reply in replies] == [asyncio.CancelledError, StoreUnavailable, Taken]
+    taken(await lanes.take(ACME, "b"))
+
+
+async def test_who_has_joined_a_call_may_be_cancelled(store: Store) -> None:
+    await store.write(fact(lane="a"), fact(lane="b"), fact(lane="c"))
+    lanes = store.lanes()
+    asking = [asyncio.create_task(lanes.take(ACME, name)) for name in "abc"]
+    await asyncio.sleep(0)
+    asking[1].cancel()
+    replies = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(reply) for reply in replies] == [Taken, asyncio.CancelledError, Taken]
+
+
+async def test_a_call_that_fails_fails_for_all_who_asked(store: Store) -> None:
+    store.broken_on_purpose = True
+    await store.write(fact(lane="a"), fact(lane="b"))
+    await store.pipe.call("SET", store.keys.lane("c")[0], "no record")
+    lanes = store.lanes()
+    replies = await asyncio.gather(*(lanes.take(ACME, name) for name in "cab"), return_exceptions=True)
+    assert [type(reply) for reply in replies] == [CommandFailed] * 3
 
 
 # Leases and fences
@@ -504,6 +641,11 @@ async def test_the_count_of_unfinished_work_finds_its_way_back_after_a_loss(stor
     await finish(store, await take(store))
     await finish(store, await take(store, "m"))  # now the count fits again, and so do the doorbells
 
+    await store.write(fact(lane="l"))
+    await store.pipe.call("HDEL", store.keys.meta, "q")
+    assert await store.lanes().finish(ACME, (await take(store)).held) is None
+    assert await store.pipe.call("HGET", store.keys.meta, "q") == b"0"
+
 
 # The group
 
@@ -571,12 +713,46 @@ async def test_the_delta_sequence_of_a_new_holder_ignores_a_dead_ones(store: Sto
     assert isinstance(await store.append(delta(heir.position), held=heir.held._replace(sequence=1)), Appended)
 
 
-async def test_time_running_backwards_only_makes_a_lease_longer(store: Store) -> None:
+async def test_a_lease_lasts_no_longer_than_its_length_when_the_clock_is_set_back(store: Store) -> None:
+    """Its own length, not that of whoever asks, and from when somebody asks: its holder may be alive."""
+    await store.write(fact(lane="l"))
+    await take(store)
+    store.clock.advance(-60_000)
+    rival = store.lanes("worker-2", lease_ms=600_000)
+    assert await rival.take(ACME, "l") == Busy("worker-1", LEASE_MS)
+    store.clock.advance(LEASE_MS - 1)
+    assert await rival.take(ACME, "l") == Busy("worker-1", 1)
+    store.clock.advance(1)
+    assert taken(await rival.take(ACME, "l")).attempts == 2
+
+
+async def test_the_length_of_a_lease_is_that_of_its_last_renewal(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(lane="l"), fact(lane="l"))
+    held, rival = (await take(store)).held, store.lanes("worker-2")
+
+    assert isinstance(await store.lanes(lease_ms=7_000).renew(ACME, held), Renewed)
+    store.clock.advance(-60_000)
+    assert await rival.take(ACME, "l") == Busy("worker-1", 7_000)
+
+    ended = await store.append(held=held, disposal=Disposal("finish", lease_ms=8_000))
+    store.clock.advance(-60_000)
+    assert await rival.take(ACME, "l") == Busy("worker-1", 8_000)
+
+    held = held._replace(head=next_item(ended).position)
+    assert isinstance(await store.lanes(lease_ms=9_000).finish(ACME, held), NextItem)
+    store.clock.advance(-60_000)
+    assert await rival.take(ACME, "l") == Busy("worker-1", 9_000)
+
+
+async def test_a_holder_that_is_alive_keeps_its_lane_when_the_clock_is_set_back(store: Store) -> None:
     await store.write(fact(lane="l"))
     lane = await take(store)
-    store.clock.advance(-10_000)
-    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", LEASE_MS + 10_000)
-    written(await finish(store, lane))
+    store.clock.advance(-60_000)
+    assert isinstance(await store.lanes("worker-2").take(ACME, "l"), Busy)
+    store.clock.advance(LEASE_MS - 1)
+    assert isinstance(await store.lanes().renew(ACME, lane.held), Renewed)
+    assert await store.lanes("worker-2").take(ACME, "l") == Busy("worker-1", LEASE_MS)
+    await finish(store, lane)
 
 
 async def test_finishing_gives_the_next_item_a_whole_lease(store: Store) -> None:

@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 )
 
 from eventstore import keys
-from eventstore.append import APPEND, Append, Appended, Control, Disposal, Held, Idempotency
+from eventstore.append import APPEND, Append, Appended, Control, Disposal, Fenced, Held, Idempotency, NextItem
 from eventstore.connection import Pipe, pool_for
-from eventstore.lanes import LANES, Lanes, Taken
+from eventstore.lanes import LANES, Busy, Lanes, NothingToTake, Taken
 from eventstore.log import Log
 from eventstore.schema import ORIGIN, ConversationId, Event, Position, Sibling
 from tests.store.conftest import fake_pool
@@ -255,13 +255,41 @@ class Histories(RuleBasedStateMachine):
                 assert self.rung.setdefault(bell, {"lane": lane}).setdefault(backend.name, entry) == entry
 
     def take_lane(self, lane: str, owner: str, bell: int) -> Taken | None:
-        reply = self.model.take(lane, owner, bell, self.clock())
-        entries = self.rung[bell] if bell else {}
-        self.agree(reply, lambda backend: backend.lanes[owner].take(ACME, lane, entries.get(backend.name, "")))
-        if not isinstance(reply, Taken):
-            return None
-        self.holds.append(reply.held)
-        return reply
+        [taken] = self.take_lanes([(lane, bell)], owner)
+        return taken
+
+    def take_lanes(self, asked: list[tuple[str, int]], owner: str) -> list[Taken | None]:
+        replies = self.model.take_all(asked, owner, self.clock())
+
+        async def take(backend: Backend) -> list[Taken | Busy | NothingToTake]:
+            own = backend.lanes[owner]
+            entries = [(lane, self.rung[bell][backend.name] if bell else "") for lane, bell in asked]
+            return await asyncio.gather(*(own.take(ACME, lane, entry) for lane, entry in entries))
+
+        self.agree(replies, take)
+        self.holds += [reply.held for reply in replies if isinstance(reply, Taken)]
+        return [reply if isinstance(reply, Taken) else None for reply in replies]
+
+    @precondition(lambda self: self.model.lanes)
+    @rule(owner=owners)
+    def take_together(self, owner: str) -> None:
+        self.take_lanes([(lane, 0) for lane in sorted(self.model.lanes)], owner)
+
+    @precondition(lambda self: self.holds)
+    @rule(count=st.integers(1, 4), which=st.sampled_from([0, 0, 1, 3]))
+    def finish_together(self, count: int, which: int) -> None:
+        """Items that leave nothing: of the lanes taken last, by whoever took the last one."""
+        owner = self.held(which).owner
+        helds = [held for held in self.holds[-count - which :] if held.owner == owner]
+        replies = [self.model.finish(held, self.clock()) for held in helds]
+
+        async def finish(backend: Backend) -> list[NextItem | Fenced | None]:
+            return await asyncio.gather(*(backend.lanes[owner].finish(ACME, held) for held in helds))
+
+        self.agree(replies, finish)
+        for held, reply in zip(helds, replies, strict=True):
+            if isinstance(reply, NextItem):
+                self.holds.append(held._replace(head=reply.position))
 
     @precondition(lambda self: self.holds)
     @rule(which=st.integers(0, 8), owner=st.none() | owners)

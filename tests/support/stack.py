@@ -282,7 +282,7 @@ class Stack:
         services = dataclasses.replace(services, **self.work)
         presence = Presence(self.pipe)
         lanes = Lanes(self.pipe, f"worker-{uuid4().hex}", shards=SHARDS)
-        runner = Runner(services, lanes, blocking, shards=len(SHARDS), pace=WORKERS_PACE, presence=presence)
+        runner = Runner(services, lanes, blocking, pace=WORKERS_PACE, presence=presence)
         await presence.beat(lanes.owner, {})
         worker = Worker(runner)
         try:

@@ -145,7 +145,7 @@ class Workshop:
             await self.configure(tools=[spec.name for spec in services.tools.specs])
         blocking = Pipe(pool_for(self.redis_url))
         lanes = self.lanes(lease_ms=lease_ms)
-        runner = Runner(services, lanes, blocking, handlers=handlers, places=places, shards=1, pace=FAST)
+        runner = Runner(services, lanes, blocking, handlers=handlers, places=places, pace=FAST)
         worker = Worker(runner)
         try:
             yield worker
