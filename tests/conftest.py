@@ -11,6 +11,17 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
 
+OF_MANY_PROCESSES = ("browser", "chaos", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes to the same process where several share the tests: a file, as its fixtures serve all of it. What starts
+    many processes of its own goes to one, so that no two such tests take the cores from each other."""
+    for item in items:
+        folder, file = item.path.parts[-2:]
+        group = "processes" if folder in OF_MANY_PROCESSES else f"{folder}/{file}"
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
