@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import IO
 
 import structlog
@@ -27,9 +27,15 @@ Output = int | IO[bytes] | None
 
 
 def spawn(
-    command: Sequence[str], *, stdout: Output, stderr: Output, pass_fds: Sequence[int] = ()
+    command: Sequence[str],
+    *,
+    stdout: Output,
+    stderr: Output,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a child in a session of its own, so that Ctrl-C on a terminal reaches only its parent.
+    """Starts a child in a session of its own, so that Ctrl-C on a terminal reaches only its parent. Secrets go by
+    `env` (None: this process's own): everybody on the machine can read a command line.
 
     On Linux the kernel sends it SIGTERM when the *thread* that called this ends: call it from the main thread.
     """
@@ -39,6 +45,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         pass_fds=pass_fds,
+        env=env,
         start_new_session=True,
         preexec_fn=_die_with_parent(),
     )

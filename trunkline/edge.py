@@ -23,7 +23,7 @@ from trunkline import logging, process
 from trunkline.listener import BACKLOG, LOOPBACK, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
-from trunkline.settings import Settings, load_settings
+from trunkline.settings import Settings, environment_with, load_settings
 from trunkline.store import connected, store_url
 from workers.clients import jwks
 
@@ -141,12 +141,12 @@ class _Sibling:
     """Another edge process on the same port: the kernel spreads connections over them."""
 
     def __init__(self, url: str, host: str, port: int) -> None:
-        own = ["edge", "--redis-url", url, "--host", host, "--port", str(port)]
-        self._command = [sys.executable, "-m", "trunkline", *own]
+        self._command = [sys.executable, "-m", "trunkline", "edge", "--host", host, "--port", str(port)]
+        self._environment = environment_with(redis_url=url)
         self.child: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
-        self.child = children.spawn(self._command, stdout=sys.stderr.fileno(), stderr=None)
+        self.child = children.spawn(self._command, stdout=sys.stderr.fileno(), stderr=None, env=self._environment)
 
 
 async def _watched(sibling: _Sibling) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -251,6 +252,11 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("; ".join(_fault(fault) for fault in error.errors(include_url=False))) from None
+
+
+def environment_with(*, redis_url: str) -> dict[str, str]:
+    """This process's environment, for a child that is to find the log where this process has found it."""
+    return {**os.environ, "TRUNKLINE_REDIS_URL": redis_url}
 
 
 def _fault(fault: ErrorDetails) -> str:

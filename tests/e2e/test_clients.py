@@ -25,6 +25,7 @@ from edges.pace import Pace
 from eventstore.events.tools import ToolCompleted, ToolRequested
 from eventstore.schema import Event, Position
 from tests.support.followers import BY_TICKET, KINDS, Follower, Subscription, missing
+from tests.support.listeners import until_listening
 from tests.support.product import Command, free_port, wait_until_serving
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.stack import ACME, DEMO, Edge, Stack, said, stacked
@@ -39,7 +40,6 @@ LIFETIME_S = 2.0
 ROTATIONS = 2
 DRAIN_S = "2"
 ROOM = 20
-LISTENING = "0A"
 EVERYTHING = "/v1/events/stream"
 
 Fault = Callable[[], Awaitable[list[str]]]
@@ -119,8 +119,7 @@ class World:
     async def drain(self) -> list[str]:
         """Another process listens on the port by then; the old one ends within its window."""
         old, self._edge = self._edge, self._start_edge()
-        while self._listeners() < 2:  # noqa: ASYNC110 - the kernel sets no asyncio.Event
-            await asyncio.sleep(0.02)
+        await until_listening(self._port, 2)
         begun = time.monotonic()
         old.process.send_signal(signal.SIGTERM)
         before = await self.say()
@@ -188,12 +187,6 @@ class World:
             meanwhile = await self.stack.say(conversation="conv_overload")
             assert not any(follower.shown["overload"][1:] for follower in self.followers)
         return [last, *meanwhile]
-
-    def _listeners(self) -> int:
-        """How many processes listen on the port."""
-        own = f":{self._port:04X}"
-        sockets = (line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-        return sum(local.endswith(own) and state == LISTENING for local, _, state in sockets)
 
     def _start_edge(self) -> Command:
         return Command(
