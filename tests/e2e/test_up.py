@@ -46,15 +46,11 @@ def test_what_cannot_be_read_of_a_request_is_not_logged(product: Up) -> None:
     assert "tl_secret" not in product.stderr
 
 
-def test_a_second_up_on_the_directory_is_refused_in_one_line(data_dir: Path) -> None:
-    first = Up(data_dir)
-    second = Command("up", "--json", "--port", "0", "--data-dir", str(data_dir))
-    try:
-        assert second.wait() == 2
-        assert second.stdout == ""
-        assert len(second.stderr.strip().splitlines()) == 1
-    finally:
-        assert first.stop() == 0, first.stderr
+def test_a_second_up_on_the_directory_is_refused_in_one_line(product: Up) -> None:
+    second = Command("up", "--json", "--port", "0", "--data-dir", str(product.data_dir))
+    assert second.wait() == 2
+    assert second.stdout == ""
+    assert len(second.stderr.strip().splitlines()) == 1
 
 
 def test_a_busy_port_is_refused_in_one_line(data_dir: Path) -> None:
@@ -91,82 +87,67 @@ def _runs(pid: str) -> bool:
         return False
 
 
-def test_the_edge_needs_no_other_process_to_be_up(data_dir: Path) -> None:
-    """Without a worker inputs are taken and kept; readiness says what is missing."""
-    up = Up(data_dir)
+def test_the_edge_is_a_command_of_its_own_and_asks_for_keys(product: Up) -> None:
+    port = free_port()
+    edge = Command(
+        "edge", "--port", str(port), "--processes", "2", env={"TRUNKLINE_REDIS_URL": product.facts["redis_url"]}
+    )
     try:
-        port = free_port()
-        edge = Command(
-            "edge", "--port", str(port), "--processes", "2", env={"TRUNKLINE_REDIS_URL": up.facts["redis_url"]}
-        )
         wait_until_serving(f"http://127.0.0.1:{port}")
-        key = {"X-Tenant-API-Key": up.facts["api_key"]}
+        key = {"X-Tenant-API-Key": product.facts["api_key"]}
         assert httpx.get(f"http://127.0.0.1:{port}/v1/events", headers=key).status_code == 200
         assert httpx.get(f"http://127.0.0.1:{port}/v1/events").status_code == 401
-        assert edge.stop() == 0, edge.stderr
     finally:
-        assert up.stop() == 0, up.stderr
+        assert edge.stop() == 0, edge.stderr
 
 
-def test_the_tail_command_prints_what_happens(data_dir: Path) -> None:
-    up = Up(data_dir)
-    tail = Command("tail", "demo", "--json", "--after", "0", "--redis-url", up.facts["redis_url"])
+def test_the_tail_command_prints_what_happens(product: Up) -> None:
+    tail = Command("tail", "demo", "--json", "--after", "0", "--redis-url", product.facts["redis_url"])
     try:
-        httpx.post(f"{up.url}/v1/events", json={"events": [{"type": "custom.seen"}]}).raise_for_status()
+        httpx.post(f"{product.url}/v1/events", json={"events": [{"type": "custom.seen"}]}).raise_for_status()
         types = []
         while "custom.seen" not in types:
             types.append(json.loads(tail.line())["type"])
     finally:
         tail.stop()
-        assert up.stop() == 0, up.stderr
 
 
-def test_organizations_and_keys_are_made_and_revoked_by_command(data_dir: Path) -> None:
-    up = Up(data_dir)
-    store = ("--redis-url", up.facts["redis_url"])
-    try:
-        assert said(Command("org", "create", "Acme Bikes", "--json", *store))["organization"] == "acme-bikes"
-        assert said(Command("org", "number", "add", "acme-bikes", "+15550100199", "--json", *store))
-        key = said(Command("key", "create", "acme-bikes", "--scope", "events:read", "--json", *store))["api_key"]
-        header = {"X-Tenant-API-Key": key}
-        assert httpx.get(f"{up.url}/v1/events", headers=header).json() == {"events": []}
-        forbidden = httpx.post(f"{up.url}/v1/events", json={"events": [{"type": "custom.x"}]}, headers=header)
-        assert forbidden.status_code == 403
-        revoked = Command("key", "revoke", "acme-bikes", key, *store)
-        assert revoked.wait() == 0, revoked.stderr
-        deadline = time.monotonic() + 5
-        while httpx.get(f"{up.url}/v1/events", headers=header).status_code != 401:
-            assert time.monotonic() < deadline
-    finally:
-        assert up.stop() == 0, up.stderr
+def test_organizations_and_keys_are_made_and_revoked_by_command(product: Up) -> None:
+    store = ("--redis-url", product.facts["redis_url"])
+    assert said(Command("org", "create", "Acme Bikes", "--json", *store))["organization"] == "acme-bikes"
+    assert said(Command("org", "number", "add", "acme-bikes", "+15550100199", "--json", *store))
+    key = said(Command("key", "create", "acme-bikes", "--scope", "events:read", "--json", *store))["api_key"]
+    header = {"X-Tenant-API-Key": key}
+    assert httpx.get(f"{product.url}/v1/events", headers=header).json() == {"events": []}
+    forbidden = httpx.post(f"{product.url}/v1/events", json={"events": [{"type": "custom.x"}]}, headers=header)
+    assert forbidden.status_code == 403
+    revoked = Command("key", "revoke", "acme-bikes", key, *store)
+    assert revoked.wait() == 0, revoked.stderr
+    deadline = time.monotonic() + 5
+    while httpx.get(f"{product.url}/v1/events", headers=header).status_code != 401:
+        assert time.monotonic() < deadline
 
 
-def test_an_organization_is_given_its_own_access_to_vendors_by_command(data_dir: Path) -> None:
+def test_an_organization_is_given_its_own_access_to_vendors_by_command(product: Up) -> None:
     """In development the secret key is made by `up`, and found through the store: nothing has to be configured."""
-    up = Up(data_dir)
-    store = ("--redis-url", up.facts["redis_url"])
-    try:
-        created = said(Command("org", "create", "Acme", "--json", *store))
-        assert created["callback_secret"].startswith("whsec_")
-        own = ("TWILIO_AUTH_TOKEN=of-acme", "TWILIO_PHONE_NUMBER=(415) 555-0155", "OPENAI_API_KEY=sk-1")
-        assert said(Command("org", "set", "acme", *own, "--json", *store))["forgotten"] == []
-        assert said(Command("org", "set", "acme", "OPENAI_API_KEY=", "--json", *store))["forgotten"] == [
-            "OPENAI_API_KEY"
-        ]
-        webhook = said(Command("webhook", "add", "acme", "shop", "--json", *store))
-        shown = said(Command("org", "show", "acme", "--json", *store))
-        assert shown["settings"] == {"TWILIO_AUTH_TOKEN": "set", "TWILIO_PHONE_NUMBER": "+14155550155"}
-        assert shown["numbers"] == ["+14155550155"]
-        assert shown["webhooks"] == {"shop": webhook["path"]}
-        form = twilio_sms("hello", sid="SM1", to="+14155550155")
-        assert post_sms(up.url, form, token="of-acme").status_code == 200
-        assert post_sms(up.url, {**form, "MessageSid": "SM2"}, token="of-demo").status_code == 401
-        assert said(Command("webhook", "remove", "acme", "shop", "--json", *store)) == {
-            "organization": "acme", "removed": "shop",
-        }  # fmt: skip
-        assert (data_dir / "secret_key").stat().st_mode & 0o777 == 0o600
-    finally:
-        assert up.stop() == 0, up.stderr
+    store = ("--redis-url", product.facts["redis_url"])
+    created = said(Command("org", "create", "Acme", "--json", *store))
+    assert created["callback_secret"].startswith("whsec_")
+    own = ("TWILIO_AUTH_TOKEN=of-acme", "TWILIO_PHONE_NUMBER=(415) 555-0155", "OPENAI_API_KEY=sk-1")
+    assert said(Command("org", "set", "acme", *own, "--json", *store))["forgotten"] == []
+    assert said(Command("org", "set", "acme", "OPENAI_API_KEY=", "--json", *store))["forgotten"] == ["OPENAI_API_KEY"]
+    webhook = said(Command("webhook", "add", "acme", "shop", "--json", *store))
+    shown = said(Command("org", "show", "acme", "--json", *store))
+    assert shown["settings"] == {"TWILIO_AUTH_TOKEN": "set", "TWILIO_PHONE_NUMBER": "+14155550155"}
+    assert shown["numbers"] == ["+14155550155"]
+    assert shown["webhooks"] == {"shop": webhook["path"]}
+    form = twilio_sms("hello", sid="SM1", to="+14155550155")
+    assert post_sms(product.url, form, token="of-acme").status_code == 200
+    assert post_sms(product.url, {**form, "MessageSid": "SM2"}, token="of-demo").status_code == 401
+    assert said(Command("webhook", "remove", "acme", "shop", "--json", *store)) == {
+        "organization": "acme", "removed": "shop",
+    }  # fmt: skip
+    assert (product.data_dir / "secret_key").stat().st_mode & 0o777 == 0o600
 
 
 def test_without_a_secret_key_nothing_is_entrusted_to_the_store(data_dir: Path) -> None:

@@ -116,6 +116,7 @@ class Up(Command):
 
     def __init__(self, data_dir: Path, *, env: Mapping[str, str] | None = None, port: int = 0) -> None:
         super().__init__("up", "--json", "--port", str(port), "--data-dir", str(data_dir), env=env, cwd=data_dir.parent)
+        self.data_dir = data_dir
         self.facts = self._announced()
         self.url: str = self.facts["url"]
 
