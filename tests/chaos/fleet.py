@@ -74,7 +74,7 @@ class Member:
 
 
 class Fleet:
-    """With `lost_bytes` a Redis that is killed loses the end of its file.
+    """With `lost_bytes` a Redis that is killed loses the end of its file: about so much for each second it is away.
 
     Runs from `async with` on; `stop_processes` ends all but Redis, which then holds what is to be checked."""
 
@@ -147,7 +147,7 @@ class Fleet:
             case "kill_redis":
                 async with self._redis_breaking:
                     if self._lost_bytes:
-                        self.redis.cut_power(self._lost_bytes)
+                        self.redis.cut_power(int(self._lost_bytes * step.lasts_s))
                     else:
                         self.redis.kill()
                     await asyncio.sleep(step.lasts_s)

