@@ -46,7 +46,7 @@ async def check_kind(pipe: Pipe) -> None:
     """Raises StoreUnavailable if nothing answers, and StoreMisconfigured for a node of a Cluster that is addressed as
     if it were all of it."""
     info = await pipe.call("INFO", "server")
-    if b"redis_mode:cluster" in info and not isinstance(pipe, ClusterPipe):
+    if (b"redis_mode:cluster" in info or b"server_mode:cluster" in info) and not isinstance(pipe, ClusterPipe):
         raise StoreMisconfigured("it is a node of a Redis Cluster: its address begins with redis+cluster://")
 
 

