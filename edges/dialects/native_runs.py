@@ -33,7 +33,7 @@ from eventstore.schema import Event, Recorded
 from projections.agent_messages import waiting_lane
 
 READERS = ("events:read", "tools:call", "chat:write")
-"""Whoever may start a run may follow it."""
+"""Whoever may start a run may follow one of its kind."""
 
 
 def _render(event: Recorded) -> list[Frame]:
@@ -54,7 +54,17 @@ def _dialect(request: web.Request, root: Recorded, wire: Wire) -> Dialect:
     asked = request.query.get("dialect")
     if asked is not None and asked not in known:
         raise ApiError(422, "BAD_DIALECT", f"dialect: expected one of {', '.join(known)}, got {asked[:40]!r}")
+    if asked is not None and not _shows(asked, root):
+        raise ApiError(422, "BAD_DIALECT", f"dialect: {asked} does not show runs that begin with {root.type}")
     return known[asked or _started_in(root, known)](wire, root)
+
+
+def _shows(dialect: str, root: Recorded) -> bool:
+    """Tools are shown as tools, and chats in any chat's dialect: elsewhere a run would have no frames and no end."""
+    return dialect == "native" or (root.type, dialect == "tools") in (
+        ("tool.requested", True),
+        ("message.received", False),
+    )
 
 
 def _started_in(root: Recorded, known: Container[str]) -> str:
@@ -69,7 +79,9 @@ def _started_in(root: Recorded, known: Container[str]) -> str:
 async def show(request: web.Request) -> web.Response:
     """The run's state: what started it, whether it is over, and how."""
     caller = await require(request, *READERS)
-    return web.json_response(_state(await _facts(request, caller)))
+    facts = await _facts(request, caller)
+    _check_scope(caller, facts[0])
+    return web.json_response(_state(facts))
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -104,6 +116,13 @@ async def _facts(request: web.Request, caller: Caller) -> list[Recorded]:
     return facts
 
 
+def _check_scope(caller: Caller, root: Recorded) -> None:
+    """403 for who may neither read all events nor start such a run."""
+    scope = "tools:call" if root.type == "tool.requested" else "chat:write"
+    if not (caller.may(scope) or caller.may("events:read")):
+        raise ApiError(403, "FORBIDDEN", f"this credential does not have the scope {scope} or events:read")
+
+
 async def _check_owner(request: web.Request, caller: Caller, root: Recorded) -> None:
     if root.conversation is not None:
         await check_owner(request, caller, await request.app[LOG].address(caller.org, root.conversation))
@@ -129,6 +148,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     seen = resume.requested(request)
     if root is None or root.run != run:
         raise ApiError(404, "RUN_NOT_FOUND", f"there is no run {run}")
+    _check_scope(caller, root)
     await _check_owner(request, caller, root)
     wire = wire_of(request)
     dialect = _dialect(request, root, wire)

@@ -562,6 +562,23 @@ async def test_who_may_start_a_run_may_follow_it(stack: Stack, scope: str) -> No
             assert client.status == 403
 
 
+@pytest.mark.parametrize(
+    ("type", "starts", "other"),
+    [("tool.requested", "tools:call", "chat:write"), ("message.received", "chat:write", "tools:call")],
+)
+async def test_who_may_start_other_runs_may_not_follow_this_one(
+    stack: Stack, type: str, starts: str, other: str
+) -> None:
+    data = {"tool": "get_location"} if type == "tool.requested" else {"text": "My number is 7"}
+    async with stack.http(await stack.key()) as http:
+        posted = await http.post(EVENTS, json={"events": [{"type": type, "conversation": ANN, "data": data}]})
+    run = posted.headers["X-Run-Id"]
+    for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/stream"):
+        for scope, status in ((starts, 200), ("events:read", 200), (other, 403)):
+            async with stack.open(path, await stack.key(scope)) as client:
+                assert client.status == status, (path, scope)
+
+
 async def test_every_route_wants_its_scope(stack: Stack) -> None:
     wrong = {scope: await stack.key(*({"events:read", "events:write", "tools:call"} - {scope})) for *_, scope in SCOPES}
     for method, path, scope in SCOPES:

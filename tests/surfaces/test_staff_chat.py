@@ -348,6 +348,8 @@ async def test_where_tokens_are_trimmed_the_answer_is_told_in_one_piece(quiet: S
     assert text_shown(rest) == "Good day"
     async with quiet.open(f"{path}?dialect=native") as stream:
         assert "reply.restarted" not in [frame.type for frame in await stream.rest()]
+    async with quiet.open(f"{path}?dialect=tools") as stream:
+        assert stream.status == 422, "it would be empty"
 
 
 async def test_another_question_does_not_resume_a_run(stack: Stack) -> None:

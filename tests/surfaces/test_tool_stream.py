@@ -570,6 +570,9 @@ async def test_an_unknown_dialect_or_run_is_named(stack: Stack) -> None:
     async with stack.http() as http:
         wrong = await http.get(stream.headers["location"] + "?dialect=klingon")
         assert (wrong.status_code, "klingon" in wrong.text) == (422, True)
+        for chat in ("staff", "health", "loan"):
+            unfit = await http.get(stream.headers["location"] + f"?dialect={chat}")
+            assert (unfit.status_code, unfit.json()["code"]) == (422, "BAD_DIALECT")
         for run in ("1-0", str(executing), "9999999999999-0"):
             for path in (f"/v1/runs/{run}", f"/v1/runs/{run}/stream"):
                 assert (await http.get(path)).status_code == 404, path
