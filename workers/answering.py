@@ -12,7 +12,7 @@ from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyStarted
 from eventstore.events.sms import SmsRequested
 from eventstore.schema import Event, Position, Recorded
-from workers.answer import Answer
+from workers.answer import TEXT_CHANNELS, Answer
 from workers.errors import Busy, Rejected, TooEarly
 from workers.retry import Backoff, Policy
 from workers.work import Done, Work
@@ -28,6 +28,8 @@ ACTOR = "system:worker"
 async def answer(work: Work, question: MessageReceived, until: Position) -> Done:
     """One attempt. Somebody who chats waits for no longer than the deadline after the answer began, however many
     attempts it takes; for all others it counts anew, so that a worker that was down for long still answers."""
+    if question.channel in TEXT_CHANNELS and not await _can_be_told(work, question):
+        return Done([Event(ReplyFailed(code="OPTED_OUT", detail="the customer has opted out of text messages"), ACTOR)])
     deadline_s = work.services.reply_deadline_s
     spent_s = (await _spent(work)).seconds if question.channel == "chat" else 0.0
     try:
@@ -42,6 +44,11 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         if not deadline.expired():
             raise
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
+
+
+async def _can_be_told(work: Work, question: MessageReceived) -> bool:
+    """An answer that cannot be sent is not worth a model's call."""
+    return question.sender is None or await work.services.accepts_sms(work.org, question.sender)
 
 
 def _refused(error: Rejected | Busy) -> Done:

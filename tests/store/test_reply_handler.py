@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from hashlib import sha256
 
@@ -28,15 +27,9 @@ from eventstore.events.replies import (
 from eventstore.events.sms import SmsRequested
 from eventstore.events.tools import ToolCompleted
 from eventstore.schema import Event, Recorded
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, Bench, Piece, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, Bench, Piece, ScriptedModel, Workshop, says
 from workers.model import StepDone, TextDelta, UserMessage
 from workers.tool_call import Answered, Call
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 def shown(events: list[Recorded]) -> str:
@@ -123,6 +116,28 @@ async def test_a_keyword_is_not_answered(shop: Workshop) -> None:
     async with shop.worker(shop.services()):
         await shop.seen.until_type("reply.deferred")
     assert shop.seen.bodies(ReplyDeferred) == [ReplyDeferred(reason="keyword")]
+
+
+@pytest.mark.parametrize("channel", ["sms", "whatsapp"])
+async def test_who_has_opted_out_costs_no_answer_that_could_not_be_sent(shop: Workshop, channel: Channel) -> None:
+    shop.opted_out.add(ANNS_NUMBER)
+    model = ScriptedModel(says("Hello!"))
+    async with shop.worker(shop.services(model=model)):
+        await shop.say("Are you open?", channel=channel)
+        await shop.seen.until_type("reply.failed")
+        assert not model.requests
+        shop.opted_out.clear()
+        await shop.say("And now?", channel=channel)
+        await shop.seen.until_type("reply.completed")
+    assert [failed.code for failed in shop.seen.bodies(ReplyFailed)] == ["OPTED_OUT"]
+    assert "sms.failed" not in shop.seen.types
+
+
+async def test_who_has_opted_out_of_texts_may_chat(shop: Workshop) -> None:
+    shop.opted_out.add(ANNS_NUMBER)
+    await shop.say("Are you open?")
+    async with shop.worker(shop.services()):
+        await shop.seen.until_type("reply.completed")
 
 
 async def test_while_a_person_holds_the_conversation_the_assistant_is_silent(shop: Workshop) -> None:
