@@ -27,6 +27,7 @@ from edges.app_keys import (
     QUOTA,
     STARTED,
     TICKETS,
+    UNLIMITED,
     Caps,
     Quota,
 )
@@ -96,7 +97,8 @@ def build(settings: EdgeSettings) -> web.Application:
     app[LOG], app[ORGANIZATIONS], app[LIMITS], app[PRESENCE] = log, organizations, Limits(pipe), Presence(pipe)
     app[PROVIDERS] = Providers(pipe, organizations, settings.providers, settings.secret_key)
     app[ENGINE] = Engine(log, ReadModels(pipe))
-    app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL] = settings.development, settings.quota, settings.public_url
+    app[DEVELOPMENT], app[PUBLIC_URL] = settings.development, settings.public_url
+    app[QUOTA] = UNLIMITED if settings.development else settings.quota
     app[CALLBACKS_ALLOWED] = Allowed.parse(EVERYWHERE if settings.development else settings.callback_allow)
     app[DEFAULT_NAME] = settings.default_name
     app[app_keys.RUN_DIALECTS], app[PACE] = RUN_DIALECTS, settings.pace

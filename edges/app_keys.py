@@ -39,6 +39,8 @@ class Quota(NamedTuple):
     window_s: int = WINDOW_S
 
 
+UNLIMITED = Quota(0, 0)
+
 LOG = web.AppKey("log", Log)
 ORGANIZATIONS = web.AppKey("organizations", Organizations)
 PROVIDERS = web.AppKey("providers", Providers)

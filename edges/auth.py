@@ -6,6 +6,7 @@ and not from a page of another origin, a rebound name or a tunnel.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from edges.errors import ORGANIZATION, ApiError
 from edges.jwt import LEEWAY_S
 from edges.resume import last_seen
 from edges.tickets import PARAMETER, binding_of
-from eventstore.organizations import SCOPES
+from eventstore.organizations import SCOPES, Credential, Organizations
 from eventstore.schema import OrgId
 from eventstore.tickets import Opened, Refused
 
@@ -69,7 +70,7 @@ class Caller(NamedTuple):
 
     @property
     def actor(self) -> str:
-        return f"client:{self.user}"
+        return f"client:{self.subject or self.credential_id}"
 
     @property
     def is_key(self) -> bool:
@@ -131,6 +132,11 @@ async def _known(app: web.Application, plain: str) -> Caller:
     credential = await app[ORGANIZATIONS].authenticate(plain)
     if credential is None:
         raise ApiError(401, "UNAUTHORIZED", "Invalid API key")
+    return _of_key(credential)
+
+
+@lru_cache(maxsize=4_096)
+def _of_key(credential: Credential) -> Caller:
     return Caller(credential.org, credential.scopes, credential.key_id)
 
 
@@ -149,6 +155,15 @@ async def _by_ticket(request: web.Request, plain: str) -> Caller:
     if caller.credential_id == DEVELOPER and not request.app[DEVELOPMENT]:
         raise ApiError(401, "UNAUTHORIZED", "the ticket is not accepted: it was made in development mode")
     return caller
+
+
+def remembered(organizations: Organizations, request: web.Request) -> Caller | None:
+    """Whose API key it is, if that is the only credential and was accepted a moment ago; None says nothing."""
+    keys = request.headers.getall("X-Tenant-API-Key", ())
+    if len(keys) != 1 or "Authorization" in request.headers:
+        return None
+    credential = organizations.remembered(keys[0])
+    return None if credential is None else _of_key(credential)
 
 
 def _offered(request: web.Request) -> set[str]:

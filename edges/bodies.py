@@ -33,12 +33,15 @@ class Parsed(NamedTuple, Generic[M]):
 
 async def raw_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """The body, decompressed; 413 beyond the cap, without reading on. To be called once."""
+    content = request.content
+    if content.is_eof() and content.total_bytes <= max_bytes:  # it came with the head, as most do
+        return content.read_nowait()
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
     size = 0
-    while not request.content.at_eof():
-        chunk = await request.content.readany()
+    while not content.at_eof():
+        chunk = await content.readany()
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)

@@ -186,14 +186,21 @@ def internal() -> ApiError:
 
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Outermost: every answer leaves through it, in its surface's shape, and is counted."""
-    status, in_flight = "gone", request.app[IN_FLIGHT]
+    """Outermost: every answer leaves through it."""
+    resource = request.match_info.route.resource
+    return await guarded(request.app, request, handler, resource.canonical if resource is not None else "unmatched")
+
+
+async def guarded(app: web.Application, request: web.Request, handler: Handler, route: str) -> web.StreamResponse:
+    """The handler's answer, or what its surface makes of a failure. It is counted by the route's template: labels must
+    be few."""
+    status, in_flight = 0, app[IN_FLIGHT]
     in_flight.count += 1
     try:
         try:
             response = await handler(request)
         except ComeBackLater:
-            response = await _come_back_later(request, request.app[PACE].come_back_ms)
+            response = await _come_back_later(request, app[PACE].come_back_ms)
         except StoreUnavailable as error:
             if request.writer.output_size == 0 and _is_subscription(request):
                 response = await _come_back_later(request, LOG_BACK_MS)
@@ -205,23 +212,17 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             response = await _answer(request, _of_http(request, error))
         except Exception as error:
             response = await _answer(request, error)
-        status = f"{response.status // 100}xx"
+        status = response.status // 100
     finally:
         in_flight.count -= 1
-        _counter(route_of(request), status).inc()
+        _counter(route, status).inc()
     return response
 
 
 @lru_cache(maxsize=1_024)
-def _counter(route: str, status: str) -> Counter:
+def _counter(route: str, status: int) -> Counter:
     """Finding a labelled metric costs more than counting with it."""
-    return REQUESTS.labels(route, status)
-
-
-def route_of(request: web.Request) -> str:
-    """The route's template: what it stands for differs per request, and labels must be few."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unmatched"
+    return REQUESTS.labels(route, f"{status}xx" if status else "gone")
 
 
 def _is_subscription(request: web.Request) -> bool:

@@ -51,7 +51,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes
     route: str
     key: str | None = None
-    ttl_ms: int | None = None
+    ttl_ms: int = IDEMPOTENCY_TTL_MS
     expected: int | Literal["exists", "absent"] | None = None
     control: Control | None = None
     addresses: dict[ConversationId, str] = {}
@@ -70,14 +70,12 @@ class Accepted(NamedTuple):
         return {"Idempotency-Replayed": "true"} if self.replayed else {}
 
 
-async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted:
+async def accept(app: web.Application, request: web.Request, caller: Caller, given: Input) -> Accepted:
     """Appends a client's input; ApiError says why not (409, 422, 503)."""
-    app = request.app
-    key, ttl_ms = given.key or client_key(request), given.ttl_ms or IDEMPOTENCY_TTL_MS
-    idempotency = idempotent(caller, given.route, key, given.raw, ttl_ms) if key is not None else None
+    key = given.key or client_key(request)
     append = Append(
         events=given.events,
-        idempotency=idempotency,
+        idempotency=None if key is None else idempotent(caller, given.route, key, given.raw, given.ttl_ms),
         expected=given.expected,
         control=given.control,
         addresses=given.addresses,
@@ -111,36 +109,35 @@ def webhook_key(source: str, event_id: str) -> Idempotency:
 
 
 async def record(log: Log, org: OrgId, append: Append) -> Accepted:
-    """Appends; every outcome but success is an ApiError.
-
-    A keyed append whose reply was lost is sent once more, at once, on a new connection: the key makes that harmless,
-    and a producer that does not retry (Twilio, on a 5xx) would lose its event to a connection that merely broke.
-    """
+    """Appends; every outcome but success is an ApiError."""
     begun = time.monotonic()
     try:
-        try:
-            outcome = await log.append(org, append)
-        except StoreUnavailable:
-            if append.idempotency is None or time.monotonic() - begun > BROKE_WITHIN_S:
-                raise
-            outcome = await log.append(org, append)
+        outcome = await log.append(org, append)
     except StoreError as error:
-        if (shown := of_store(error)).status == 503:
-            raise shown from error
-        raise
-    return _accepted(append, outcome)
-
-
-def _accepted(append: Append, outcome: Outcome) -> Accepted:
-    match outcome:
-        case Appended(positions=positions, versions=versions):
-            return Accepted(_run(append, positions), positions, versions)
-        case Duplicate(positions=positions, versions=versions):
-            return Accepted(_run(append, positions), positions, versions, replayed=True)
-        case VersionConflict(actual=actual):
-            message = f"expected_version: expected {append.expected}, the conversation is at {actual}"
-            raise ApiError(409, "VERSION_CONFLICT", message, members={"version": actual})
+        outcome = await _again(log, org, append, error, begun)
+    if isinstance(outcome, Appended | Duplicate):
+        run, positions = append.events[0].run, outcome.positions
+        run = run if isinstance(run, Position) else positions[0]
+        return Accepted(run, positions, outcome.versions, isinstance(outcome, Duplicate))
+    if isinstance(outcome, VersionConflict):
+        message = f"expected_version: expected {append.expected}, the conversation is at {outcome.actual}"
+        raise ApiError(409, "VERSION_CONFLICT", message, members={"version": outcome.actual})
     raise refusal(outcome)
+
+
+async def _again(log: Log, org: OrgId, append: Append, failure: StoreError, begun: float) -> Outcome:
+    """A keyed append whose reply was lost is sent once more, at once, on a new connection: the key makes that harmless,
+    and a producer that does not retry (Twilio, on a 5xx) would lose its event to a connection that merely broke.
+    """
+    keyed = append.idempotency is not None
+    if keyed and isinstance(failure, StoreUnavailable) and time.monotonic() - begun <= BROKE_WITHIN_S:
+        try:
+            return await log.append(org, append)
+        except StoreError as error:
+            failure = error
+    if (shown := of_store(failure)).status == 503:
+        raise shown from failure
+    raise failure
 
 
 def refusal(outcome: Refused) -> ApiError:
@@ -159,8 +156,3 @@ def refusal(outcome: Refused) -> ApiError:
         case Backlog():
             message = "the organization has as much on its log, or unfinished, as is taken in; try again later"
             return ApiError(503, "BACKLOG", message, {"Retry-After": str(BACKLOG_RETRY_S)})
-
-
-def _run(append: Append, positions: list[Position]) -> Position:
-    run = append.events[0].run
-    return run if isinstance(run, Position) else positions[0]

@@ -1,6 +1,6 @@
 """Rate limits per credential: ordinary requests, and opens of streams from a bucket of their own.
 
-Not in development mode and not for webhooks. Every answer of a limited request tells what is left
+Not for webhooks. Every answer of a limited request tells what is left
 (`RateLimit-*`, and the IETF draft's `RateLimit`, `RateLimit-Policy`): `add_headers` on `on_response_prepare`.
 """
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 from aiohttp import web
 
-from edges.app_keys import CAPS, DEVELOPMENT, LIMITS, QUOTA, Quota
+from edges.app_keys import CAPS, LIMITS, QUOTA
 from edges.auth import Caller
 from edges.errors import ApiError, ComeBackLater
 from edges.open_streams import STREAMS
@@ -26,7 +26,7 @@ BUDGET: web.RequestKey[tuple[Bucket, Budget] | None] = web.RequestKey("budget", 
 
 async def charge(request: web.Request, caller: Caller) -> None:
     """Counts an ordinary request, or one WebSocket message; raises 429 beyond the limit."""
-    if not caller.limited or not _is_limited(request, "requests"):
+    if not caller.limited or not request.app[QUOTA].requests:
         request[BUDGET] = None
         return
     budget = await _spend(request, caller, "requests")
@@ -41,7 +41,7 @@ async def charge_open(request: web.Request, caller: Caller, *, free: bool = Fals
     ComeBackLater, which the error middleware turns into 200, `retry:` and an abort (CONTRACT 0.5).
     """
     check_room(request, caller, returns=free, subscription=subscription)
-    if free or not _is_limited(request, "opens"):
+    if free or not request.app[QUOTA].opens:
         return
     budget = await _spend(request, caller, "opens")
     if not budget.allowed:
@@ -92,18 +92,9 @@ def headers_of(window_s: int, bucket: Bucket, budget: Budget) -> dict[str, str]:
     }
 
 
-def _is_limited(request: web.Request, bucket: Bucket) -> bool:
-    app = request.app
-    return _limit(app[QUOTA], bucket) > 0 and not app[DEVELOPMENT]
-
-
-def _limit(quota: Quota, bucket: Bucket) -> int:
-    return quota.requests if bucket == "requests" else quota.opens
-
-
 async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget:
     quota, limits = request.app[QUOTA], request.app[LIMITS]
-    limit = _limit(quota, bucket)
+    limit = quota.requests if bucket == "requests" else quota.opens
     try:
         budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
     except WritesRefused:  # reads go on, and nothing that costs more can be started now

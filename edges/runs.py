@@ -25,7 +25,7 @@ from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import Frame, Wire
 from eventstore import codec
-from eventstore.append import DELTA_RETENTION_MS, fingerprint
+from eventstore.append import DELTA_RETENTION_MS, IDEMPOTENCY_TTL_MS, fingerprint
 from eventstore.events import DELTA_TYPES, TERMINAL_TYPES
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted
@@ -107,11 +107,11 @@ async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Acc
         conversation = conversation_id(organization.pepper, wanted.address)
         addresses[conversation] = wanted.address
         event = Event(body, "customer", conversation, lane=conversation)
-    key, ttl_ms = wanted.key or client_key(request), None
+    key, ttl_ms = wanted.key or client_key(request), IDEMPOTENCY_TTL_MS
     if key is None and wanted.dedupe_ms is not None:
         key, ttl_ms = f"repeat:{digest}", wanted.dedupe_ms
     given = Input(events=[event], raw=wanted.canonical, route=wanted.name, key=key, ttl_ms=ttl_ms, addresses=addresses)
-    return await accept(request, caller, given)
+    return await accept(request.app, request, caller, given)
 
 
 def _fingerprint(caller: Caller, wanted: RunRequest) -> str:

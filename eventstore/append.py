@@ -11,7 +11,7 @@ import msgspec
 from eventstore import codec, keys
 from eventstore.connection import Argument, load_script
 from eventstore.errors import StoreError
-from eventstore.events import DELTA_TYPES
+from eventstore.events import DELTAS
 from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded, Sibling
 
 APPEND = load_script("append.lua")
@@ -162,9 +162,15 @@ Outcome = Appended | Duplicate | KeyReused | Fenced | HeldBy | VersionConflict |
 def arguments(
     org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | None = None
 ) -> tuple[str, list[Argument]]:
-    """The key and the arguments of the append script (its header explains them). Raises ValueError for nonsense."""
-    _check(request)
-    idempotency = request.idempotency or _NO_KEY
+    """The key and the arguments of the append script (its header explains them). Raises ValueError for nonsense.
+
+    Every append of a process goes through here: what is a call in its loop shows in the edge's throughput.
+    """
+    events, addresses, idempotency = request.events, request.addresses, request.idempotency or _NO_KEY
+    if len(events) > MAX_BATCH:
+        raise ValueError(f"a batch holds at most {MAX_BATCH} events, got {len(events)}")
+    if idempotency.ttl_ms <= 0:
+        raise ValueError(f"an idempotency key must be kept for some time, not {idempotency.ttl_ms} ms")
     values: list[Argument] = [
         "" if now_ms is None else now_ms,
         idempotency.key,
@@ -173,12 +179,25 @@ def arguments(
         max_facts,
         request.max_pending,
         DELTA_RETENTION_MS,
-        len(request.events),
-        len(request.addresses),
+        len(events),
+        len(addresses),
     ]
-    for place, event in enumerate(request.events):
-        values += _event(event, place)
-    for alias in request.addresses.items():
+    for place, event in enumerate(events):
+        body, actor, conversation, run, cause = event.body, event.actor, event.conversation, event.run, event.cause
+        stored_type, data, personal, digest = codec.encode(body, actor, conversation)
+        values += (
+            "d" if type(body) in DELTAS else "f",
+            conversation or "",
+            event.lane or "",
+            stored_type,
+            actor,
+            "" if run is None else _reference(run, place),
+            "" if cause is None else _reference(cause, place),
+            data,
+            personal,
+            digest,
+        )
+    for alias in addresses.items():
         values += alias
     if request.is_guarded:
         values += _guards(request)
@@ -188,6 +207,8 @@ def arguments(
 def _guards(request: Append) -> tuple[Argument, ...]:
     """What must hold; see the script's header for their order."""
     held, disposal, control = request.held, request.disposal, request.control
+    if disposal is not None and held is None:  # the script would notice too late, or not at all
+        raise ValueError(f"only a held lane can {disposal.kind}")
     conversation = request.conversation or next((e.conversation for e in request.events if e.conversation), None)
     if conversation is None and (control is not None or request.expected is not None):
         raise ValueError("control and an expected version need a conversation")
@@ -208,34 +229,6 @@ def _guards(request: Append) -> tuple[Argument, ...]:
     )
 
 
-def _check(request: Append) -> None:
-    """Refuses what the script would notice too late, or not at all."""
-    if len(request.events) > MAX_BATCH:
-        raise ValueError(f"a batch holds at most {MAX_BATCH} events, got {len(request.events)}")
-    if request.disposal is not None and request.held is None:
-        raise ValueError(f"only a held lane can {request.disposal.kind}")
-    if request.idempotency is not None and request.idempotency.ttl_ms <= 0:
-        raise ValueError(f"an idempotency key must be kept for some time, not {request.idempotency.ttl_ms} ms")
-
-
-def _event(event: Event, place: int) -> tuple[Argument, ...]:
-    """One event's arguments."""
-    body, run, cause = event.body, event.run, event.cause
-    fields = codec.encode(body, event.actor, event.conversation)
-    return (
-        "d" if body.type in DELTA_TYPES else "f",
-        event.conversation or "",
-        event.lane or "",
-        fields.type,
-        event.actor,
-        "" if run is None else _reference(run, place),
-        "" if cause is None else _reference(cause, place),
-        fields.data,
-        fields.personal,
-        fields.digest,
-    )
-
-
 def _reference(target: Position | Sibling, place: int) -> str:
     if not isinstance(target, Sibling):
         return str(target)
@@ -247,10 +240,17 @@ def _reference(target: Position | Sibling, place: int) -> str:
 def outcome(org: OrgId, reply: list[Any]) -> Outcome:
     """The script's reply, typed."""
     if reply[0] == b"OK":
-        return _appended(org, reply)
+        _, positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch = reply
+        next_item = None
+        if next_position:
+            event = codec.recorded(org, next_position, next_fields) if next_fields else None
+            next_item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
+        at, of = _written(positions, versions)
+        return Appended(at, int(number or 0), of, next_item, int(epoch))
     match reply:
-        case [b"DUPLICATE", positions, number, versions]:
-            return Duplicate(*_written(positions, number, versions))
+        case [b"DUPLICATE", positions, number, versions, *_]:
+            at, of = _written(positions, versions)
+            return Duplicate(at, int(number or 0), of)
         case [b"REUSED"]:
             return KeyReused()
         case [b"FENCED", why, detail]:
@@ -264,20 +264,10 @@ def outcome(org: OrgId, reply: list[Any]) -> Outcome:
     raise StoreError(f"the append script answered {reply!r}")
 
 
-def _appended(org: OrgId, reply: list[Any]) -> Appended:
-    _, positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch = reply
-    written = _written(positions, number, versions)
-    if not next_position:
-        return Appended(*written, None, int(epoch))
-    event = codec.recorded(org, next_position, next_fields) if next_fields else None
-    item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
-    return Appended(*written, item, int(epoch))
-
-
-def _written(positions: bytes, number: bytes, versions: bytes) -> tuple[list[Position], int, list[int | None]]:
+def _written(positions: bytes, versions: bytes) -> tuple[list[Position], list[int | None]]:
+    """Where the events stand, and the versions of their conversations; empty for an append without events."""
     at = [Position.of(position) for position in positions.split()]
-    of = [int(version) if version else None for version in versions.split(b" ")] if at else []
-    return at, int(number or 0), of
+    return at, [int(version) if version else None for version in versions.split(b" ")] if at else []
 
 
 def fingerprint(*parts: str | bytes) -> str:

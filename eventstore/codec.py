@@ -67,30 +67,39 @@ def personal_fields(body: type[Body]) -> frozenset[str]:
 
 
 def encode(body: Body, actor: str, conversation: ConversationId | None) -> Fields:
-    name = body.type
+    kind, personal = type(body), b"{}"
     if isinstance(body, events.Custom):
-        if not is_custom_type(name):
-            raise ValueError(f"not a name for a custom event: {name[:80]!r}")
-        data, personal = _encode(body.data), b"{}"
+        stored_type, data = _custom_type(body.name), _encode(body.data)
     else:
-        public_fields, private_fields = _parts(type(body))
+        stored_type = _stored_type(kind)
+        public_fields, private_fields = _parts(kind)
         data = _encode(
             {n: value for n, default in public_fields if (value := getattr(body, n)) is not None or value != default}
         )
-        personal = (
-            _encode({n: value for n, _ in private_fields if (value := getattr(body, n)) is not None})
-            if private_fields
-            else b"{}"
-        )
-    schema = SCHEMA_VERSIONS.get(name, 1)
-    stored_type = name.encode() if schema == 1 else b"%b;%d" % (name.encode(), schema)
+        if private_fields:
+            personal = _encode({n: value for n, _ in private_fields if (value := getattr(body, n)) is not None})
     return Fields(stored_type, data, personal, digest(stored_type, conversation, actor, data, personal))
+
+
+@lru_cache(maxsize=4_096)
+def _custom_type(name: str) -> bytes:
+    if CUSTOM_TYPE.fullmatch(name) is None:
+        raise ValueError(f"not a name for a custom event: {name[:80]!r}")
+    return name.encode()
+
+
+def _stored_type(body: type[Body]) -> bytes:
+    """Its name, and the version of its fields where that is not the first."""
+    name = str(body.__struct_config__.tag)
+    schema = SCHEMA_VERSIONS.get(name, 1)
+    return name.encode() if schema == 1 else b"%b;%d" % (name.encode(), schema)
 
 
 def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes, personal: bytes) -> bytes:
     """SHA-256 over the stored form, one part a line: encoded JSON, names and ids hold no line break."""
-    head = b"%b\n%b\n%b\n" % (stored_type, (conversation or "").encode(), actor.encode())
-    return sha256(b"%b%b\n%b" % (head, data, personal)).digest()
+    return sha256(
+        b"%b\n%b\n%b\n%b\n%b" % (stored_type, (conversation or "").encode(), actor.encode(), data, personal)
+    ).digest()
 
 
 def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...]) -> Recorded:

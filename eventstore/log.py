@@ -68,7 +68,8 @@ class Log:
         now_ms = self._now_ms() if self._now_ms else None
         key, values = arguments(org, request, max_facts=self._max_facts, now_ms=now_ms)
         started = time.perf_counter()
-        answer = outcome(org, await (self._barrier or self.pipe).run(APPEND, (key,), values))
+        reply = await (self._barrier or self.pipe).run(APPEND, (key,), values)
+        answer = outcome(org, reply)
         APPENDS[type(answer).__name__].observe(time.perf_counter() - started)
         return answer
 

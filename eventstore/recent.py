@@ -27,7 +27,8 @@ class Recent(Generic[V]):
         return entry is not None and self._clock() < entry[1]
 
     def get(self, name: str) -> V | None:
-        return self._entries[name][0] if self.holds(name) else None
+        entry = self._entries.get(name)
+        return entry[0] if entry is not None and self._clock() < entry[1] else None
 
     def put(self, name: str, value: V, asked: float) -> None:
         self._entries.pop(name, None)

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from edges.app import EdgeSettings, build, drain
 from edges.app_keys import Caps, Quota
+from edges.express import shorten
 from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
@@ -89,6 +90,7 @@ async def serving(
         shutdown_timeout=settings.drain_s * (1 - DRAINED_BY) / 2,  # waited for twice
     )
     await runner.setup()
+    shorten(runner)
     process.settle_memory()
     site = web.SockSite(runner, listener, backlog=BACKLOG)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -13,9 +13,9 @@ from edges.app_keys import ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.bodies import decoded, raw_body
 from edges.errors import ApiError
-from edges.intake import Input, accept
+from edges.intake import Accepted, Input, accept
 from edges.limits import charge
-from edges.receipt import receipt
+from edges.runs import run_headers
 from edges.tool_calls import requested, spec_of
 from eventstore import codec
 from eventstore.events import Custom
@@ -30,6 +30,8 @@ from eventstore.events.messages import MessageReceived
 from eventstore.organizations import Organization
 from eventstore.schema import Body, ConversationId, Event
 
+PATH = "/v1/events"
+SCOPE = "events:write"
 MAX_BATCH = 500
 
 CALL_FACTS: dict[str, type[Body]] = {
@@ -54,50 +56,58 @@ class NewEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_version: Annotated[int, msgspec.Meta(ge=0)] | Literal["exists", "absent"] | None = None
 
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(NewEvents).decode
 
 
 async def append(request: web.Request) -> web.StreamResponse:
     """201 with the positions; the batch is one atomic step."""
-    caller = await require(request, "events:write")
+    caller = await require(request, SCOPE)
     await charge(request, caller)
-    raw = await raw_body(request)
-    batch = decoded(raw, _decode)
-    organization = None
-    if any(new.conversation is not None for new in batch.events):
-        organization = await request.app[ORGANIZATIONS].require(caller.org)
-    addresses: dict[ConversationId, str] = {}
-    events = [_event(organization, caller, new, addresses, at) for at, new in enumerate(batch.events)]
-    conversations = {event.conversation for event in events}
-    if batch.expected_version is not None and (len(conversations) != 1 or None in conversations):
+    given = await read(request.app, caller, await raw_body(request))
+    answer = receipt(given, await accept(request.app, request, caller, given))
+    return web.Response(status=201, body=answer.body, content_type="application/json", headers=answer.headers)
+
+
+async def read(app: web.Application, caller: Caller, raw: bytes) -> Input:
+    """What a body asks to be appended; ApiError says why it may not."""
+    batch, actor = decoded(raw, _decode), caller.actor
+    events, addresses = list[Event](), dict[ConversationId, str]()
+    for at, new in enumerate(batch.events):
+        if new.conversation is None and codec.is_custom_type(new.type):
+            events.append(Event(Custom(name=new.type, data=new.data), actor))
+        else:
+            organization = await app[ORGANIZATIONS].require(caller.org)
+            events.append(_event(organization, caller, new, addresses, at))
+    if batch.expected_version is not None and (len(found := {e.conversation for e in events}) != 1 or None in found):
         raise ApiError(422, "BAD_EXPECTED_VERSION", "expected_version: needs events of exactly one conversation")
-    accepted = await accept(
-        request,
-        caller,
-        Input(
-            events=events,
-            raw=raw,
-            route="/v1/events",
-            expected=batch.expected_version,
-            addresses=addresses,
-        ),
-    )
-    headers = dict(accepted.headers)
-    for position, event in zip(accepted.positions, events, strict=True):
+    return Input(events=events, raw=raw, route=PATH, expected=batch.expected_version, addresses=addresses)
+
+
+class Receipt(NamedTuple):
+    """What the producer is answered."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+def receipt(given: Input, accepted: Accepted) -> Receipt:
+    headers, version = accepted.headers, None
+    for position, event in zip(accepted.positions, given.events, strict=True):
         if event.lane is not None:
-            headers |= {"X-Run-Id": str(position), "Location": f"/v1/runs/{position}/stream"}
+            headers |= run_headers(position)
             break
-    version = next((v for v in reversed(accepted.versions) if v is not None), None)
-    body = {"positions": [str(position) for position in accepted.positions], "version": version}
-    return receipt(request, 201, body, headers)
+    for version in reversed(accepted.versions):
+        if version is not None:
+            break
+    return Receipt(_encode({"positions": [str(at) for at in accepted.positions], "version": version}), headers)
 
 
 def _event(
-    organization: Organization | None, caller: Caller, new: NewEvent, addresses: dict[ConversationId, str], at: int
+    organization: Organization, caller: Caller, new: NewEvent, addresses: dict[ConversationId, str], at: int
 ) -> Event:
     conversation = None
     if new.conversation is not None:
-        assert organization is not None
         conversation = conversation_of(organization, new.conversation)
         if not new.conversation.startswith("conv_"):
             addresses[conversation] = address_of(new.conversation)
@@ -149,4 +159,4 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{uuid4().hex}"
 
 
-ROUTES = (web.post("/v1/events", append),)
+ROUTES = (web.post(PATH, append),)

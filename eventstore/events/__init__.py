@@ -49,8 +49,9 @@ FAMILIES = (
 
 TYPES: tuple[type[Body], ...] = tuple(body for family in FAMILIES for body in family.TYPES)
 
-DELTA_TYPES = frozenset({"reply.delta"})
-"""Types that live on the token stream: no number, no version, trimmed early."""
+DELTAS: frozenset[type[Body]] = frozenset({replies.ReplyDelta})
+"""What lives on the token stream: no number, no version, trimmed early."""
+DELTA_TYPES = frozenset(str(body.__struct_config__.tag) for body in DELTAS)
 
 TERMINAL_TYPES = frozenset(
     {
@@ -67,4 +68,4 @@ TERMINAL_TYPES = frozenset(
 )
 """A run ends with one of these, or with `tool.completed|failed` when a tool call is its root."""
 
-__all__ = ["DELTA_TYPES", "FAMILIES", "TERMINAL_TYPES", "TYPES", "Custom", "contacts", "control", "custom"]
+__all__ = ["DELTAS", "DELTA_TYPES", "FAMILIES", "TERMINAL_TYPES", "TYPES", "Custom", "contacts", "control", "custom"]

@@ -28,6 +28,7 @@ from edges.app_keys import (
     QUOTA,
     STARTED,
     TICKETS,
+    UNLIMITED,
     Caps,
     Quota,
 )
@@ -90,7 +91,8 @@ async def serving(
     app[LOG], app[ORGANIZATIONS], app[PRESENCE], app[LIMITS] = log, organizations, presence, Limits(pipe)
     app[ENGINE], app[DEFAULT_NAME] = Engine(log, ReadModels(pipe)), "Demo"
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
-    app[DEVELOPMENT], app[QUOTA], app[PUBLIC_URL], app[STARTED] = development, quota, public_url, time.monotonic()
+    app[DEVELOPMENT], app[PUBLIC_URL], app[STARTED] = development, public_url, time.monotonic()
+    app[QUOTA] = UNLIMITED if development else quota
     app[TICKETS], app[CAPS], app[PACE] = Tickets(pipe), Caps(), Pace()
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS]), InFlight()
     if jwt is not None:

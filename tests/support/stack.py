@@ -17,6 +17,7 @@ from aiohttp import web
 
 from edges.app import EdgeSettings, build
 from edges.auth import DEMO
+from edges.express import shorten
 from edges.open_streams import STREAMS
 from edges.pace import Pace
 from eventstore import keys
@@ -120,16 +121,16 @@ class Stack:
         self.work: dict[str, Any] = {"settle_s": 0.0}
         """What workers that start from now on work with instead of the defaults."""
         self.providers = ProviderSettings()
-        self._edges: list[Edge] = []
+        self.edges: list[Edge] = []
         self._no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making a client's own takes longer than its requests
 
     @property
     def url(self) -> str:
-        return self._edges[0].url
+        return self.edges[0].url
 
     @property
     def first(self) -> Edge:
-        return self._edges[0]
+        return self.edges[0]
 
     def buffered(self) -> int:
         """Bytes that the first edge keeps for clients that have not read them."""
@@ -242,20 +243,22 @@ class Stack:
         return found
 
     @asynccontextmanager
-    async def edge(self, redis_url: str = "", **settings: Any) -> AsyncIterator[Edge]:
+    async def edge(self, redis_url: str = "", *, short: bool = True, **settings: Any) -> AsyncIterator[Edge]:
         """An edge process, as far as anybody outside can tell."""
         options = {"development": True, "pace": QUICK, **settings}
         app = build(EdgeSettings(redis_url=redis_url or self.redis_url, **options))
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
+        if short:
+            shorten(runner)
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             host, port = runner.addresses[0][:2]
             edge = Edge(f"http://{host}:{port}", app, runner)
-            self._edges.append(edge)
+            self.edges.append(edge)
             yield edge
-            self._edges.remove(edge)
+            self.edges.remove(edge)
         finally:
             await runner.cleanup()
 
