@@ -27,6 +27,8 @@ from tests.chaos.producers import ACME, DEMO
 GROUP = "textbook"
 AT_ONCE = 10
 BLOCK_MS = 500
+AGAIN_S = 0.2
+"""Between two tries while Redis is away."""
 TAKES_S = 0.3
 """About what an answer of the offline model takes."""
 
@@ -41,7 +43,7 @@ async def work(url: str) -> None:
                     await _handle(Log(pipe), org, event)
                     await pipe.call("XACK", keys.of(org).log, GROUP, str(event.position))
         except StoreError:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(AGAIN_S)
 
 
 async def _new(blocking: Pipe, org: OrgId) -> list[Recorded]:

@@ -10,15 +10,17 @@ from dataclasses import replace
 import pytest
 
 from eventstore import codec, keys
+from eventstore.append import Append
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreError
 from eventstore.events.calls import CallEnded, CallInitiated
 from eventstore.events.control import ControlReleased
 from eventstore.events.messages import MessageSent
 from eventstore.leases import LEASE, Leases
+from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.schema import ORIGIN, Event, OrgId
-from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
+from tests.support.workshop import ACME, ANN, BEN, Workshop
 from workers.idle_agents import release_idle
 from workers.jobs import JOBS
 from workers.silent_calls import LONGEST_MS, end_silent
@@ -26,12 +28,6 @@ from workers.timers import Job, Timers
 from workers.work import Services
 
 IDLE_S = 60.0
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture
@@ -66,12 +62,13 @@ async def test_an_agent_who_writes_nothing_is_released_and_what_is_open_is_answe
 
 
 async def test_an_agent_who_wrote_lately_stays(shop: Workshop) -> None:
-    services = shop.services(agent_idle_s=0.2)
+    services = shop.services(agent_idle_s=IDLE_S)
     await shop.take_control()
     await shop.take_control(BEN)
-    await asyncio.sleep(0.25)  # the time that the agent is idle for
-    await shop.put(Event(MessageSent(message_id="m", agent="7", text="Hi"), "agent:7", ANN))
-    assert await release_idle(services, ACME, services.now_ms()) == 1
+    lately = later(services, IDLE_S / 2)
+    written = Event(MessageSent(message_id="m", agent="7", text="Hi"), "agent:7", ANN)
+    await Log(shop.pipe, now_ms=lambda: lately).append(ACME, Append(events=[written]))
+    assert await release_idle(services, ACME, later(services, IDLE_S + 1)) == 1
     assert (await shop.log.control(ACME, ANN)).agent == "7"
     assert (await shop.log.control(ACME, BEN)).agent == ""
 
