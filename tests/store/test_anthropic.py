@@ -39,7 +39,7 @@ from tests.support.anthropic_api import (
     tool_use,
 )
 from tests.support.product import free_port
-from tests.support.workshop import ACME, ANN, Bench, Workshop, workshop
+from tests.support.workshop import ACME, ANN, Bench, Workshop
 from workers.clients.anthropic import Claude, Connections
 from workers.clients.anthropic_stream import REFUSAL
 from workers.errors import Busy
@@ -48,12 +48,6 @@ from workers.tool_call import Answered, Call
 
 MODEL = "claude-haiku-5-5"
 SILENCE_S = 0.3
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

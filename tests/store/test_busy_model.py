@@ -14,18 +14,12 @@ from eventstore.events.messages import Channel
 from eventstore.events.replies import ReplyCompleted, ReplyFailed
 from eventstore.events.runs import RunCancelRequested
 from eventstore.schema import Event
-from tests.support.workshop import ACME, ANN, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import ACME, ANN, ScriptedModel, Workshop, says
 from workers.answering import BUSY_FOR_S, POLICY
 from workers.errors import Busy
 
 FULL = Busy("MODEL_OVERLOADED", "the model's API answered overloaded (HTTP 529)")
 AWAY = Busy("MODEL_RATE_LIMIT", "the model's API answered rate_limit (HTTP 429)", after_s=30)
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @asynccontextmanager

@@ -25,11 +25,6 @@ WEEKDAYS = [0, 1, 2, 3, 4]
 
 
 @pytest.fixture
-def crm(store: Store) -> EmbeddedCrm:
-    return embedded(store)
-
-
-@pytest.fixture
 async def context(store: Store, crm: EmbeddedCrm) -> ToolContext:
     await seed_demo(store.log, ACME)
     return context_of(store, crm, now=NOW)

@@ -17,7 +17,7 @@ from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded
 from projections.calls import Told, beginning
 from tests.support.elevenlabs_api import AGENT, API_KEY, NUMBER_ID, ElevenLabsApi, elevenlabs_api
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, TwilioApi, twilio_api
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, Workshop, workshop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, Workshop
 from workers.clients.calls import CallProvider
 from workers.clients.elevenlabs import ElevenLabs
 from workers.clients.twilio import Connections, Twilio, TwilioAccount, twiml
@@ -28,12 +28,6 @@ from workers.work import Services
 AT_ONCE = Backoff(1, 1)
 HANDLERS = [call.handler(call.POLICY._replace(backoff=AT_ONCE), AT_ONCE)]
 OWN = {"elevenlabs_api_key": API_KEY, "elevenlabs_agent_id": AGENT, "elevenlabs_phone_number_id": NUMBER_ID}
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from projections import agent_messages
 from projections.agent_messages import AgentMessage
 from projections.callback_urls import Allowed
 from tests.support.receiver import Received, Receiver, receiving
-from tests.support.workshop import ACME, ANN, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import ACME, ANN, ScriptedModel, Workshop, says
 from workers.clients.callback import NOT_PUBLIC, CallbackClient, Delivery, signature
 from workers.handlers import callback, person, reply
 from workers.model import StepDone, TextDelta
@@ -36,12 +36,6 @@ VECTOR = Path(__file__).parents[1] / "fixtures" / "standard_webhook_vector.json"
 LOCAL = CallbackClient(Allowed.parse(["127.0.0.0/8"]))
 AT_ONCE = callback.handler(Schedule((0.01, 0.01)))
 HANDLERS = (reply.HANDLER, AT_ONCE)
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

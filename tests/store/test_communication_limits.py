@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-
-import pytest
 
 from eventstore.events.messages import MessageReceived
 from eventstore.events.sms import SmsFailed, SmsSent
 from eventstore.limits import Ceiling, Ceilings, Communications, Limits
 from eventstore.schema import ConversationId, OrgId, Recorded
 from tests.support.clock import Clock
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, Workshop, workshop
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, Workshop
 
 
 def fates(count: int, events: Sequence[Recorded]) -> bool:

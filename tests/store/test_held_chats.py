@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,16 +18,10 @@ from projections import agent_messages
 from projections.agent_messages import AgentMessage, waiting_lane
 from projections.conversations import CONVERSATIONS
 from projections.engine import Engine
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says
 from workers.model import AssistantMessage, TextDelta, UserMessage
 
 SOON_S = 0.15
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

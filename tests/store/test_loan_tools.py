@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 
 from tests.support.store import ACME, Store
-from tests.support.tool_context import context_of, embedded, refused
+from tests.support.tool_context import context_of, refused
 from workers import tools
 from workers.crm import EmbeddedCrm, NewContact, Origin, seed_demo
 from workers.tools.call import ToolContext
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 JOHN = {"contactId": "contact_123"}
-
-
-@pytest.fixture
-def crm(store: Store) -> EmbeddedCrm:
-    return embedded(store)
 
 
 class Desk:

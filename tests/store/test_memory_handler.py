@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,19 +10,12 @@ from eventstore.events.memory import Memory, MemoryExtracted, MemoryFailed, Memo
 from eventstore.events.replies import ReplyCompleted, ToolCall, Usage
 from projections.memory import MEMORY
 from tests.support.anthropic_api import KEY, anthropic_api, message, refused, text, tool_use
-from tests.support.workshop import ACME, ANN, BEN, Piece, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import ACME, ANN, BEN, Piece, ScriptedModel, Workshop, says
 from workers.clients.anthropic import Connections
 from workers.handlers import HANDLERS, memory
 from workers.model import StepDone, UserMessage
 from workers.offline_memory import REMEMBER
 from workers.retry import Backoff
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
-
 
 QUICK = memory.HANDLER._replace(policy=memory.POLICY._replace(max_attempts=2, backoff=Backoff(1, 1)))
 QUICKLY = (*(handler for handler in HANDLERS if handler is not memory.HANDLER), QUICK)

@@ -8,17 +8,12 @@ from eventstore.events.opportunities import PipelineConfigured, Stage
 from eventstore.schema import ORIGIN, Event
 from projections import opportunities
 from tests.support.store import ACME, Store
-from tests.support.tool_context import context_of, embedded, refused
+from tests.support.tool_context import context_of, refused
 from workers import tools
 from workers.crm import EmbeddedCrm, seed_demo
 from workers.tools.call import ToolContext
 
 BIKE = {"contactId": "contact_123", "name": "Gravel bike", "monetaryValue": "2200"}
-
-
-@pytest.fixture
-def crm(store: Store) -> EmbeddedCrm:
-    return embedded(store)
 
 
 @pytest.fixture

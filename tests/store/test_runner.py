@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
@@ -19,12 +19,6 @@ from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
 from workers.work import Done, Work
 
 LATER = Event(Custom(name="custom.late"), "system:test")
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 async def test_results_belong_to_the_run_of_their_input(shop: Workshop) -> None:

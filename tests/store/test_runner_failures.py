@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from prometheus_client import REGISTRY
 
 from eventstore import codec, keys
@@ -16,16 +14,10 @@ from eventstore.events.work import WorkFailed, WorkParked
 from eventstore.parked import ParkedWork
 from eventstore.schema import Event, Recorded
 from tests.support.small_handlers import AT_ONCE, did, done, echo, handler, text_of
-from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
+from tests.support.workshop import ACME, ANN, BEN, Workshop
 from workers.errors import TryAgain
 from workers.retry import Policy
 from workers.work import Done, Handler, Work
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 async def test_poison_on_one_lane_does_not_hold_up_another(shop: Workshop) -> None:

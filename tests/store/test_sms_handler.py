@@ -12,7 +12,7 @@ from eventstore.events.sms import SmsFailed, SmsRequested, SmsSent, SmsStarted, 
 from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import Event, Position
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, TwilioApi, twilio_api
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, Workshop, workshop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, Workshop
 from workers.clients.sms import Outgoing, Refused, Sent
 from workers.clients.twilio import Connections, Twilio, TwilioAccount, TwilioClients
 from workers.handlers import sms
@@ -21,12 +21,6 @@ from workers.retry import Backoff
 AT_ONCE = Backoff(1, 1)
 HANDLERS = [sms.handler(sms.POLICY._replace(backoff=AT_ONCE), AT_ONCE)]
 LANE = f"send:{ANN}"
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

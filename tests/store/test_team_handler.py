@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import pytest
 
@@ -11,7 +11,7 @@ from eventstore.events.members import MemberStepped
 from eventstore.events.replies import ReplyCompleted, ReplyFailed, ReplyStarted, ToolCall, Usage
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
 from eventstore.schema import Recorded
-from tests.support.workshop import Bench, ScriptedModel, Workshop, says, workshop
+from tests.support.workshop import Bench, ScriptedModel, Workshop, says
 from workers.model import ModelRequest, StepDone, TextDelta, ToolResults, UserMessage
 from workers.team import MAX_DELEGATIONS
 from workers.tool_call import Answered, Call
@@ -33,12 +33,6 @@ class RuleModel:
         done = self._rule(request)
         yield TextDelta(done.text)
         yield done
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 async def look(call: Call) -> Answered:

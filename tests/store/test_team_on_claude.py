@@ -9,15 +9,9 @@ import pytest
 from eventstore.events.members import MemberStepped
 from eventstore.events.replies import ReplyCompleted
 from tests.support.anthropic_api import KEY, AnthropicApi, anthropic_api, message, text, thinking, tool_use
-from tests.support.workshop import Bench, Workshop, workshop
+from tests.support.workshop import Bench, Workshop
 from workers.clients.anthropic import Claude, Connections
 from workers.tool_call import Answered, Call
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 @pytest.fixture

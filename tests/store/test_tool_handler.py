@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from eventstore.events.contacts import ContactCreated
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolRequested, ToolStarted
 from eventstore.events.work import WorkFailed
 from eventstore.schema import Event, Position
-from tests.support.workshop import Bench, Workshop, workshop
+from tests.support.workshop import Bench, Workshop
 from workers.handlers import tool
 from workers.retry import Backoff
 from workers.tool_call import Answered, Call, Refusal
-
-
-@pytest.fixture
-async def shop(redis_url: str) -> AsyncIterator[Workshop]:
-    async with workshop(redis_url) as shop:
-        yield shop
 
 
 async def request(shop: Workshop, name: str, lane: str = "tool:1", deadline_s: float = 18.0) -> Position:

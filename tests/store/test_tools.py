@@ -19,7 +19,7 @@ from projections.control import Release, Take
 from projections.engine import Engine
 from projections.tool_catalog import TOOL_SPECS
 from tests.support.store import ACME, ANN, Store
-from tests.support.tool_context import PEPPER, context_of, embedded, refused
+from tests.support.tool_context import PEPPER, context_of, refused
 from workers import tools
 from workers.crm import CONTACTS_STREAM, DEMO_CONTACTS, EmbeddedCrm, Location, NewContact, Origin, seed_demo
 from workers.tool_call import Call, Refusal
@@ -27,11 +27,6 @@ from workers.toolbox import CrmToolbox
 from workers.tools.call import ToolContext, ToolOutcome, id_factory
 
 CONTACT_FIELDS = ["id", "firstName", "lastName", "name", "phone", "email", "tags", "createdAt", "updatedAt"]
-
-
-@pytest.fixture
-def crm(store: Store) -> EmbeddedCrm:
-    return embedded(store)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
-
-import pytest
 
 from eventstore import keys
 from eventstore.schema import Position
@@ -35,12 +33,6 @@ class Talker:
                 await asyncio.sleep(0.005)
         finally:
             self.stopped.set()
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def ask(stack: Stack, text: str = "Sing", type: str = "message.received", **data: Any) -> str:

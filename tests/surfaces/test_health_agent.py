@@ -46,19 +46,6 @@ Data = dict[str, Any]
 
 
 @pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def quiet(redis_url: str) -> AsyncIterator[Stack]:
-    """Without a worker: a run's events are those that a test appends."""
-    async with stacked(redis_url, work=False) as running:
-        yield running
-
-
-@pytest.fixture
 async def chatkit() -> AsyncIterator[ChatKitApi]:
     async with chatkit_api() as api:
         yield api

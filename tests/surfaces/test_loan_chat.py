@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -32,19 +31,6 @@ from workers.model import StepDone, TextDelta
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "loan_chat"
 STREAM = "/chat/stream?message=hello&session_id=test123"
 TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def quiet(redis_url: str) -> AsyncIterator[Stack]:
-    """Without a worker: a run's events are those that a test appends."""
-    async with stacked(redis_url, work=False) as running:
-        yield running
 
 
 async def printed(stack: Stack, name: str) -> bytes:

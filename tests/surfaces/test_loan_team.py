@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
-from tests.support.stack import Stack, stacked
+from tests.support.stack import Stack
 from tests.support.stream_client import Frame
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def ask(stack: Stack, message: str) -> list[Frame]:

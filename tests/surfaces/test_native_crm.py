@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, stacked
+from tests.support.stack import Stack
 
 EVENINGS: dict[str, Any] = {
     "name": "Evenings",
@@ -16,12 +15,6 @@ EVENINGS: dict[str, Any] = {
     "hours": [{"weekdays": [0, 1, 2, 3, 4, 5, 6], "opens": "18:00", "closes": "20:00"}],
 }
 LOANS: dict[str, Any] = {"name": "Loans", "stages": [{"id": "asked", "name": "Asked"}, {"id": "paid", "name": "Paid"}]}
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def test_a_calendar_is_used_by_the_tools_as_soon_as_it_is_configured(stack: Stack) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -13,16 +12,10 @@ from eventstore.events.calls import CallRequested
 from eventstore.organizations import conversation_id
 from eventstore.schema import ConversationId
 from projections import control
-from tests.support.stack import ACME, DEMO, Stack, stacked
+from tests.support.stack import ACME, DEMO, Stack
 
 PATH = "/api/conversations/outbound-call"
 CUSTOMER = "+14155552671"
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def ask(stack: Stack, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:

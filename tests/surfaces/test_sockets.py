@@ -58,12 +58,6 @@ class Client(NamedTuple):
 
 
 @pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
-
-
-@pytest.fixture
 async def quiet(redis_url: str) -> AsyncIterator[Stack]:
     """Nobody answers but the test; workers count as alive."""
     async with stacked(redis_url, work=False) as running:

@@ -43,19 +43,6 @@ QUESTION = {"content": "Hello, can you help me with this project?"}
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on PATH")
 
 
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def quiet(redis_url: str) -> AsyncIterator[Stack]:
-    """Without a worker: a run's events are those that a test appends."""
-    async with stacked(redis_url, work=False) as running:
-        yield running
-
-
 def example(name: str) -> str:
     return (EXAMPLES / f"{name}.txt").read_text()
 

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from eventstore.events.contacts import ContactCreated
 from eventstore.schema import Event
-from tests.support.stack import ACME, Stack, stacked
+from tests.support.stack import ACME, Stack
 from tests.support.stream_client import Frame
 from workers.crm import CONTACTS_STREAM
 
@@ -56,12 +55,6 @@ SMS_CLIENT, CONNECTOR, PATIENT = example("api/stream/send_sms"), example("class 
 VAPI_FUNCTION, VAPI_ACTIONS = example('"streamFormat": "sse"'), example('"actions"')
 WEBHOOK = example('"webhook_url"')
 BASE_URLS, KEY_HEADER = example("[tool_name]"), example("X-Tenant-API-Key: ghl_mcp_xxxxxxxxxxxxx\n")
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def output(*command: str, code: int = 0) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,6 @@ JOHN = {
     "email": "john@example.com", "tags": ["lead", "vip"],
 }  # fmt: skip
 RUN_DEADLINE_S = 18.0
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 def named(frames: list[Frame]) -> list[str | None]:

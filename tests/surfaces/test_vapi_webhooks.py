@@ -6,7 +6,7 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -323,12 +323,6 @@ async def test_a_call_is_transferred_to_the_configured_number_or_not_at_all() ->
 async def test_the_knowledge_base_has_no_documents() -> None:
     async with serving(*ROUTES, providers=CONFIGURED) as edge:
         assert await post(edge, example("assistant_request.json", type="knowledge-base-request")) == {"documents": []}
-
-
-@pytest.fixture
-async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url) as running:
-        yield running
 
 
 async def test_tool_calls_are_run_and_answered_in_order(stack: Stack) -> None:
