@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 KEY = "sk-ant-test-0123456789"
 VERSION = "2026-10-21"
 SAMPLES = Path(__file__).parent.parent / "fixtures" / "anthropic"
@@ -243,18 +245,9 @@ def _error(error: Refused, why: str) -> web.Response:
 
 @asynccontextmanager
 async def anthropic_api() -> AsyncIterator[AnthropicApi]:
-    """The stand-in on a free port of this machine."""
     api = AnthropicApi()
-    app = web.Application()
-    app.add_routes([web.post("/v1/messages", api.create)])
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
-        yield api
-    finally:
-        api.close()
-        await runner.cleanup()
+    async with serving([web.post("/v1/messages", api.create)], cancels=True) as api.url:
+        try:
+            yield api
+        finally:
+            api.close()

@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 KEY = "sk-proj-0123456789"
 WORKFLOW = "wf_690b57c50db08190b1b4a7d44e8f884a0d58893a1aea4892"
 LIFE_S = 600
@@ -81,16 +83,6 @@ def _error(status: int, headers: dict[str, str] | None = None) -> web.Response:
 
 @asynccontextmanager
 async def chatkit_api() -> AsyncIterator[ChatKitApi]:
-    """The stand-in on a free port of this machine."""
     api = ChatKitApi()
-    app = web.Application()
-    app.add_routes([web.post("/v1/chatkit/sessions", api.create)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
+    async with serving([web.post("/v1/chatkit/sessions", api.create)]) as api.url:
         yield api
-    finally:
-        await runner.cleanup()

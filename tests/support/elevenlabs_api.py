@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 API_KEY = "sk_test"
 AGENT = "agent_01k0example"
 NUMBER_ID = "phnum_01example"
@@ -83,16 +85,6 @@ def _answer(sid: str | None) -> dict[str, Any]:
 
 @asynccontextmanager
 async def elevenlabs_api() -> AsyncIterator[ElevenLabsApi]:
-    """The stand-in on a free port of this machine."""
     api = ElevenLabsApi()
-    app = web.Application()
-    app.add_routes([web.post("/v1/convai/twilio/outbound-call", api.outbound_call)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
+    async with serving([web.post("/v1/convai/twilio/outbound-call", api.outbound_call)]) as api.url:
         yield api
-    finally:
-        await runner.cleanup()

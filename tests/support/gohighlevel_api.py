@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 TOKEN, LOCATION = "pit-0f1e2d3c-secret", "ve9EPM428h8vShlRW1KT"
 CALENDAR, PIPELINE = "CVokAlI8fgw4WYWoCtQz", "VDm7RPYC2GLUvdpKmBfC"
 SAMPLES = Path(__file__).parent.parent / "fixtures" / "gohighlevel"
@@ -225,15 +227,9 @@ def _blank(number: int) -> Object:
 
 @asynccontextmanager
 async def gohighlevel_api() -> AsyncIterator[GoHighLevelApi]:
-    api, app = GoHighLevelApi(), web.Application()
-    app.add_routes(api.routes())
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
-        yield api
-    finally:
-        api.close()
-        await runner.cleanup()
+    api = GoHighLevelApi()
+    async with serving(api.routes()) as api.url:
+        try:
+            yield api
+        finally:
+            api.close()

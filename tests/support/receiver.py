@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 
 class Received(NamedTuple):
     headers: Mapping[str, str]
@@ -41,14 +43,6 @@ class Receiver:
 @asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
     receiver = Receiver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", receiver.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        host, port = runner.addresses[0][:2]
-        receiver.url = f"http://{host}:{port}/hook"
+    async with serving([web.route("*", "/{path:.*}", receiver.handle)]) as url:
+        receiver.url = f"{url}/hook"
         yield receiver
-    finally:
-        await runner.cleanup()

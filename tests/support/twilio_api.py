@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
 
+from tests.support.serving import serving
+
 ACCOUNT = "AC0123456789abcdef0123456789abcdef"
 TOKEN = "test_auth_token_0123456789abcdef"
 NUMBER = "+14155550100"
@@ -184,20 +186,14 @@ def _error(error: _Error) -> web.Response:
 
 @asynccontextmanager
 async def twilio_api() -> AsyncIterator[TwilioApi]:
-    """The stand-in on a free port of this machine."""
-    api = TwilioApi()
-    app = web.Application()
-    path = f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
-    calls = f"/2010-04-01/Accounts/{ACCOUNT}/Calls.json"
-    app.add_routes([web.post(path, api.create), web.get(path, api.list), web.post(calls, api.call)])
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = runner.addresses[0][:2]
-        api.url = f"http://{host}:{port}"
-        yield api
-    finally:
-        api.close()
-        await runner.cleanup()
+    api, account = TwilioApi(), f"/2010-04-01/Accounts/{ACCOUNT}"
+    routes = [
+        web.post(f"{account}/Messages.json", api.create),
+        web.get(f"{account}/Messages.json", api.list),
+        web.post(f"{account}/Calls.json", api.call),
+    ]
+    async with serving(routes) as api.url:
+        try:
+            yield api
+        finally:
+            api.close()
