@@ -245,9 +245,11 @@ def _error(error: Refused, why: str) -> web.Response:
 
 @asynccontextmanager
 async def anthropic_api() -> AsyncIterator[AnthropicApi]:
+    """At its end nothing may have been asked that the real API would refuse."""
     api = AnthropicApi()
     async with serving([web.post("/v1/messages", api.create)], cancels=True) as api.url:
         try:
             yield api
         finally:
             api.close()
+    assert not api.faults
