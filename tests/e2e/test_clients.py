@@ -105,6 +105,14 @@ class World:
                 again = follower.opened[stream] - before
                 self.faults[follower.kind, scenario] = f"{again} connections; shown {shown} and not {due}"
 
+    def nothing_more(self) -> None:
+        """What came after its scenario was over came twice, or is nobody's."""
+        for follower in self.followers:
+            for stream, shown in follower.shown.items():
+                if more := shown[self._judged.get((follower.kind, stream), 0) :]:
+                    scenario = stream if stream in SCENARIOS else SCENARIOS[-1]
+                    self.faults.setdefault((follower.kind, scenario), f"shown {more} when all was over")
+
     async def say(self, count: int = 2) -> list[str]:
         """On the main stream."""
         await self.stack.reconnected()
@@ -247,6 +255,7 @@ async def everything() -> dict[tuple[str, str], str]:
         await made.goes_through("restart of Redis", "main", made.restart_redis)
         await made.goes_through("trimmed history", "main", made.trim, reconnects=1)
         await made.goes_through("a log restored shorter", "main", made.restore)
+        made.nothing_more()
         return made.faults
 
 
