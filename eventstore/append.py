@@ -266,8 +266,12 @@ def outcome(org: OrgId, reply: list[Any]) -> Outcome:
 
 def _written(positions: bytes, versions: bytes) -> tuple[list[Position], list[int | None]]:
     """Where the events stand, and the versions of their conversations; empty for an append without events."""
+    if not positions:
+        return [], []
+    if b" " not in positions:  # one event, as nearly always
+        return [Position.of(positions)], [int(versions) if versions else None]
     at = [Position.of(position) for position in positions.split()]
-    return at, [int(version) if version else None for version in versions.split(b" ")] if at else []
+    return at, [int(version) if version else None for version in versions.split(b" ")]
 
 
 def fingerprint(*parts: str | bytes) -> str:

@@ -72,7 +72,8 @@ async def append(request: web.Request) -> web.StreamResponse:
 async def read(app: web.Application, caller: Caller, raw: bytes) -> Input:
     """What a body asks to be appended; ApiError says why it may not."""
     batch, actor = decoded(raw, _decode), caller.actor
-    events, addresses = list[Event](), dict[ConversationId, str]()
+    events: list[Event] = []
+    addresses: dict[ConversationId, str] = {}
     for at, new in enumerate(batch.events):
         if new.conversation is None and codec.is_custom_type(new.type):
             events.append(Event(Custom(name=new.type, data=new.data), actor))
