@@ -48,13 +48,14 @@ class Tailer:
         self._pace = pace
         self._window = window
         self._audiences: dict[OrgId, Audience] = {}
-        self._bells: dict[int, str] = {}
+        self._bells: dict[str, str] = {}
+        """Where each bell that is listened to was heard last."""
         self._idle_since: dict[OrgId, float] = {}
         self._dirty: set[OrgId] = set()
         self._blocked = False
         self._resubscribing = False
         self._serving = asyncio.Event()
-        self._opening = asyncio.Lock()
+        self._opening: dict[OrgId, _Opening] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -84,23 +85,32 @@ class Tailer:
             yield from audience.subscribers()
 
     async def _open(self, org: OrgId) -> Audience:
-        async with self._opening:
+        """Many organizations open side by side, and without a word to the blocking read: after a restart all come."""
+        opening = self._opening.setdefault(org, _Opening())
+        async with opening.alone:
             if (existing := self._audiences.get(org)) is not None:
                 return existing
-            shard = keys.shard_of(org)
-            if shard not in self._bells:
-                self._bells[shard] = await self._bell_end(shard)
+            await self._listen(keys.of(org).bell)
+            opening.rung = False  # what rang before this is on the log by now
             audience = Audience(org, await self._end(org), self._window)
             self._audiences[org] = audience
             self._idle_since[org] = time.monotonic()
-            self._dirty.add(org)
-            await self._resubscribe()
+            del self._opening[org]
+            if opening.rung:  # for what may have come after that look
+                self._dirty.add(org)
+                await self._resubscribe()
             return audience
 
+    async def _listen(self, bell: str) -> None:
+        if bell not in self._bells:
+            end = await self._bell_end(bell)
+            if bell not in self._bells:  # else somebody else was first, and that position may be the earlier one
+                self._bells[bell] = end
+                self._serving.set()
+                await self._resubscribe()
+
     async def _resubscribe(self) -> None:
-        """Ends the blocking read, if there is one: it goes on with the new shard's bell too, and after a look at the
-        new organization, whose bells so far were nobody's."""
-        self._serving.set()
+        """Ends the blocking read, if there is one: it goes on with a new bell too, and after a look at who is dirty."""
         if self._blocked:
             self._resubscribing = True
             await self._blocking.reset()
@@ -131,27 +141,32 @@ class Tailer:
 
     async def _wait(self) -> set[OrgId]:
         await self._serving.wait()
-        shards = list(self._bells)
         reply = None
         if not self._dirty:
             self._blocked = True
             try:
                 reply = await self._blocking.call(
                     "XREAD", "COUNT", BELL_COUNT, "BLOCK", BELL_BLOCK_MS, "STREAMS",
-                    *(keys.bell(shard) for shard in shards), *(self._bells[shard] for shard in shards),
+                    *self._bells, *self._bells.values(),
                 )  # fmt: skip
             finally:
                 self._blocked = False
-        dirty, self._dirty = self._dirty, set()
-        shard_of = {keys.bell(shard).encode(): shard for shard in shards}
-        for stream, entries in reply or ():
-            shard = shard_of[stream]
-            self._bells[shard] = entries[-1][0].decode()
+        for name, entries in reply or ():
+            bell = name.decode()
+            self._bells[bell] = entries[-1][0].decode()
             if len(entries) >= BELL_COUNT:  # some may have been trimmed unseen
-                dirty |= {org for org in self._audiences if keys.shard_of(org) == shard}
+                self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
             else:
-                dirty |= {org for _, fields in entries if (org := OrgId(fields[1].decode())) in self._audiences}
+                self._ring(OrgId(fields[1].decode()) for _, fields in entries)
+        dirty, self._dirty = self._dirty, set()
         return dirty
+
+    def _ring(self, orgs: Iterable[OrgId]) -> None:
+        for org in orgs:
+            if org in self._audiences:
+                self._dirty.add(org)
+            elif org in self._opening:
+                self._opening[org].rung = True
 
     async def _read(self, dirty: set[OrgId]) -> None:
         while dirty:
@@ -178,12 +193,12 @@ class Tailer:
 
     async def _reload(self) -> None:
         """After Redis was away: bells may be new, and logs shorter than what was shown."""
-        for shard in self._bells:
-            self._bells[shard] = await self._bell_end(shard)
+        for bell in tuple(self._bells):
+            self._bells[bell] = await self._bell_end(bell)
         for audience in list(self._audiences.values()):
             if not await survives(self._log, audience.org, audience.ring.head):
                 await self._restart(audience)
-        self._dirty |= set(self._audiences)
+        self._ring((*self._audiences, *self._opening))
         RELOADS.inc()
 
     async def _restart(self, audience: Audience) -> None:
@@ -199,8 +214,8 @@ class Tailer:
             return End(clock, last[0].position, last[0].number)
         return End(clock, ORIGIN, None if clock > ORIGIN else 0)  # None: all facts were trimmed away
 
-    async def _bell_end(self, shard: int) -> str:
-        reply = await self._log.pipe.call("XREVRANGE", keys.bell(shard), "+", "-", "COUNT", 1)
+    async def _bell_end(self, bell: str) -> str:
+        reply = await self._log.pipe.call("XREVRANGE", bell, "+", "-", "COUNT", 1)
         return reply[0][0].decode() if reply else "0-0"
 
     async def _beat(self) -> None:
@@ -213,6 +228,16 @@ class Tailer:
                 if now - since > IDLE_AUDIENCE_S:
                     del self._idle_since[org]
                     self._audiences.pop(org, None)
+
+
+class _Opening:
+    """An organization that is about to be tailed; `rung` says that its bell was heard since its end was asked for."""
+
+    __slots__ = ("alone", "rung")
+
+    def __init__(self) -> None:
+        self.alone = asyncio.Lock()
+        self.rung = False
 
 
 class Attendance:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from edges.audience import Watch
 from edges.pace import Pace
 from edges.ring import Window
 from edges.tail import Tailer
+from eventstore import keys
 from eventstore.append import APPEND, Append, Appended
 from eventstore.connection import Argument, Pipe, pool_for
 from eventstore.errors import StoreUnavailable
@@ -22,14 +23,17 @@ from tests.support.store import ACME, fact
 from tests.support.tcp_proxy import TcpProxy
 
 LIMIT_S = 10.0
+WRITTEN = 8
 
 
 class Flaky(Pipe):
-    """Loses its connection before the next so many calls that begin with one of these words."""
+    """Loses its connection before the next so many calls that begin with one of these words; `meanwhile` happens before
+    the first call that begins with two."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.losses: dict[str, int] = {}
+        self.meanwhile: dict[tuple[Argument, ...], Callable[[], Awaitable[object]]] = {}
 
     async def call(self, *arguments: Argument) -> Any:
         command = str(arguments[0])
@@ -37,6 +41,8 @@ class Flaky(Pipe):
             self.losses[command] -= 1
             await self.reset()
             raise StoreUnavailable(f"{command} was lost")
+        if (happens := self.meanwhile.pop(arguments[:2], None)) is not None:
+            await happens()
         return await super().call(*arguments)
 
 
@@ -91,26 +97,60 @@ async def test_what_was_being_read_when_redis_went_away_is_read_when_it_is_back(
         assert audience.restarts == 0
 
 
+async def follow(this: Tailed, org: OrgId) -> list[int | None]:
+    """The number that its audience begins with, and those that come after it."""
+    async with this.tailer.audience(org) as audience:
+        with audience.watch("") as watch:
+            begins = audience.last_number or 0
+            return [begins, *(await numbers(watch, WRITTEN) if begins < WRITTEN else ())]
+
+
+async def write(this: Tailed, org: OrgId) -> None:
+    for _ in range(WRITTEN):
+        await this.append(fact(), org=org)
+
+
 async def test_an_organization_that_is_opened_while_it_is_written_to_misses_nothing(redis_url: str) -> None:
     """Whatever of opening, bell and append comes first, and without waiting for the blocking read to time out."""
     async with tailed(redis_url) as this:
-        orgs = [OrgId(f"org-{n}") for n in range(60)]
-
-        async def follow(org: OrgId) -> list[int | None]:
-            async with this.tailer.audience(org) as audience:
-                with audience.watch("") as watch:
-                    begins = audience.last_number or 0
-                    return [begins, *(await numbers(watch, 4))]
-
-        async def write(org: OrgId) -> None:
-            for _ in range(4):
-                await this.append(fact(), org=org)
-
         begun = asyncio.get_running_loop().time()
-        for org in orgs:
-            followed, _ = await asyncio.gather(follow(org), write(org))
-            assert followed == list(range(followed[0] or 0, 5)), org
+        for org in (OrgId(f"org-{n}") for n in range(60)):
+            followed, _ = await asyncio.gather(follow(this, org), write(this, org))
+            assert followed == list(range(followed[0] or 0, WRITTEN + 1)), org
         assert asyncio.get_running_loop().time() - begun < 10
+
+
+@pytest.mark.parametrize("losses", [{}, {"XREAD": 3}])
+async def test_organizations_that_open_all_at_once_while_they_are_written_to_miss_nothing(
+    redis_url: str, losses: dict[str, int]
+) -> None:
+    async with tailed(redis_url) as this:
+        this.flaky.losses = dict(losses)
+        orgs = [OrgId(f"org-{n}") for n in range(120)]
+        followed = asyncio.gather(*(follow(this, org) for org in orgs for _ in range(2)), return_exceptions=True)
+        await asyncio.gather(*(write(this, org) for org in orgs))
+        served = [one for one in await followed if not (losses and isinstance(one, StoreUnavailable))]
+        assert served
+        for one in served:
+            assert isinstance(one, list), one
+            assert one == list(range(one[0] or 0, WRITTEN + 1))
+
+
+async def test_a_bell_that_is_heard_while_its_organization_opens_is_answered(redis_url: str) -> None:
+    """It rings for an event that came after the look at the log's end, and it will not ring again."""
+    neighbour = next(org for n in range(10_000) if keys.shard_of(org := OrgId(f"org-{n}")) == keys.shard_of(ACME))
+    async with tailed(redis_url) as this, this.tailer.audience(neighbour) as other:
+        await this.append(fact())
+
+        async def ring_both() -> None:
+            await this.append(fact())
+            with other.watch("") as watch:
+                await numbers(watch, await this.append(fact(), org=neighbour))
+
+        this.flaky.meanwhile[("XREVRANGE", keys.of(ACME).log)] = ring_both
+        async with this.tailer.audience(ACME) as audience:
+            with audience.watch("") as watch:
+                assert await numbers(watch, 2) == [2]
 
 
 async def test_a_reply_that_is_lost_on_its_way_costs_nothing(redis_url: str) -> None:
