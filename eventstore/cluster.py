@@ -16,6 +16,7 @@ import redis.asyncio as redis
 
 from eventstore.connection import Argument, Pipe, Script
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
+from eventstore.slot_reads import SlotReads
 from eventstore.slots import READS, Address, SlotMap, address_of, by_slot, key_of, slot_of
 
 DIRECTIONS = frozenset({"MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "UNBLOCKED"})
@@ -32,7 +33,7 @@ if type(settled) == 'table' and settled.err then return redis.error_reply('TRYAG
 script that finds out half-way has already written. Two keys that never exist are refused exactly while it moves."""
 
 Connect = Callable[[Address], redis.ConnectionPool]
-Send = Callable[[Pipe], Awaitable[Any]]
+Send = Callable[["_NodePipe"], Awaitable[Any]]
 
 
 @lru_cache(maxsize=32)
@@ -42,12 +43,24 @@ def guarded(script: Script) -> Script:
     return Script(script.name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
+class _NodePipe(Pipe):
+    """To one master."""
+
+    async def call_asking(self, *arguments: Argument) -> Any:
+        """Like `call`, for a slot that the node is only being given: ASKING goes right before it."""
+        if self._connection is None:
+            await self._connect()
+        _, reply = await asyncio.gather(self._sent(("ASKING",)), self._sent(arguments))
+        if isinstance(reply, CommandFailed):
+            raise self._refused(reply)
+        return reply
+
+
 class ClusterPipe(Pipe):
     """A Pipe like any other for its callers, from which it inherits nothing else: it keeps a Pipe to each master.
 
     An XREAD or XREADGROUP whose streams are in several slots waits at each of them over a connection of its own (Redis
-    takes one slot per command) and answers as soon as one has answered. The others stay under way, and the next such
-    call finds what they bring, so that no entry is handed out to nobody.
+    takes one slot per command), see SlotReads.
     """
 
     def __init__(
@@ -59,18 +72,15 @@ class ClusterPipe(Pipe):
         self._limit_s = timeout_s
         self._map = SlotMap(seeds)
         self._asking_for_slots = asyncio.Lock()
-        self._pipes: dict[tuple[Address, int | None], Pipe] = {}
-        self._readings: dict[int, asyncio.Task[Any]] = {}
+        self._pipes: dict[tuple[Address, int | None], _NodePipe] = {}
+        self._reads = SlotReads(lambda slot, command: self._call(slot, command, reader=slot))
         self._others: list[ClusterPipe] = []
         self._is_closed = False
 
     async def call(self, *arguments: Argument) -> Any:
         if arguments[0] in READS and len(parts := by_slot(arguments)) > 1:
-            return await self._first_of(parts)
+            return await self._reads.first_of(parts)
         return await self._call(slot_of(key_of(arguments)), arguments)
-
-    async def call_asking(self, *arguments: Argument) -> Any:
-        raise NotImplementedError("asking is between a cluster's pipe and its nodes'")
 
     async def run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], wait: Sequence[Argument] = ()
@@ -88,10 +98,7 @@ class ClusterPipe(Pipe):
         return other
 
     async def reset(self) -> None:
-        readings, self._readings = self._readings, {}
-        for reading in readings.values():
-            reading.cancel()
-        await asyncio.gather(*readings.values(), return_exceptions=True)
+        await self._reads.cancel()
         for pipe in self._pipes.values():
             await pipe.reset()
 
@@ -155,38 +162,13 @@ class ClusterPipe(Pipe):
                 return
         raise StoreUnavailable(f"no node of the Redis Cluster answers: {problem}")
 
-    def _pipe(self, node: Address, reader: int | None = None) -> Pipe:
+    def _pipe(self, node: Address, reader: int | None = None) -> _NodePipe:
         if self._is_closed:
             raise StoreUnavailable("the connections to Redis were closed")
         if (pipe := self._pipes.get((node, reader))) is None:
             scripts = [guarded(script) for script in self._own_scripts]
-            pipe = self._pipes[node, reader] = Pipe(self._connect_to(node), scripts, timeout_s=self._limit_s)
+            pipe = self._pipes[node, reader] = _NodePipe(self._connect_to(node), scripts, timeout_s=self._limit_s)
         return pipe
-
-    async def _first_of(self, parts: dict[int, list[Argument]]) -> Any:
-        """What was brought first. A part that is under way already is not sent again, even if it now asks for later
-        entries: the earlier ones come once more, which is harmless with bells and cannot be with `>`."""
-        for slot, command in parts.items():
-            if slot not in self._readings:
-                call = self._call(slot, command, reader=slot)
-                self._readings[slot] = asyncio.create_task(call, name=f"redis-slot-{slot}")
-        under_way = {self._readings[slot]: slot for slot in parts}
-        blocks = "BLOCK" in next(iter(parts.values()))
-        done, _ = await asyncio.wait(
-            under_way, return_when=asyncio.FIRST_COMPLETED if blocks else asyncio.ALL_COMPLETED
-        )
-        entries, problem = list[Any](), None
-        for reading in done:
-            if self._readings.get(under_way[reading]) is reading:
-                del self._readings[under_way[reading]]
-            try:
-                entries += reading.result() or ()
-            except (StoreError, asyncio.CancelledError) as error:
-                problem = error
-        if problem is not None and not entries:
-            was_reset = StoreUnavailable("the connections to Redis were reset")
-            raise problem if isinstance(problem, StoreError) else was_reset
-        return entries or None
 
 
 def _named(text: str, asked: Address) -> Address:

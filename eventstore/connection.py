@@ -91,15 +91,6 @@ class Pipe:
             raise self._refused(reply)
         return reply
 
-    async def call_asking(self, *arguments: Argument) -> Any:
-        """Like `call`, for a slot that its node of a Cluster is only being given: ASKING goes right before it."""
-        if self._connection is None:
-            await self._connect()
-        _, reply = await asyncio.gather(self._sent(("ASKING",)), self._sent(arguments))
-        if isinstance(reply, CommandFailed):
-            raise self._refused(reply)
-        return reply
-
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         """What every server answers that holds a part of the store."""
         return [await self.call(*arguments)]

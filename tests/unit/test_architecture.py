@@ -17,7 +17,7 @@ LONGEST_FILE = 400
 
 TASK_OWNERS = {
     "eventstore/connection.py",  # the reader of a connection, ended by close()
-    "eventstore/cluster.py",  # reads under way at several nodes, likewise
+    "eventstore/slot_reads.py",  # reads under way at several nodes: SlotReads awaits or cancels them
     "edges/tail.py",
 }
 """Files that may call create_task outside a TaskGroup: each ends and awaits what it starts."""
