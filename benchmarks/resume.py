@@ -45,7 +45,7 @@ FRAMES, IN_FLIGHT, ROUNDS = 5_000, 50, 3
 SECRET = "a secret of the benchmark, of 32 bytes or more"
 POSITION, EVENT = b'"type":"position"', b'"at":"'
 READ_BYTES = 1 << 18
-LIMIT_S = 90.0
+LIMIT_S = 300.0
 
 
 def measure(organizations: Sequence[int] = ORGANIZATIONS, runs: int = RUNS) -> list[Claim]:
@@ -101,7 +101,10 @@ def _cost(number: int) -> float:
 
 
 async def _published(port: int, orgs: Sequence[OrgId], clients: Clients, cpu_s: Callable[[], float]) -> list[float]:
-    """Microseconds per frame, of each round: one event at a time for each of some organizations."""
+    """Microseconds per frame, of each round: one event at a time for each of some organizations.
+
+    What is sent has arrived before more is: else the few would be read several events at once, and the many one by one.
+    """
     pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND])
     log, costs = Log(pipe), []
     event = Event(Custom(name="custom.bench", data={"text": "x" * 120}), "system:bench", ConversationId("conv_bench"))
@@ -110,8 +113,7 @@ async def _published(port: int, orgs: Sequence[OrgId], clients: Clients, cpu_s: 
         for first in range(round_ * FRAMES, (round_ + 1) * FRAMES, IN_FLIGHT):
             to = [orgs[i % len(orgs)] for i in range(first, first + IN_FLIGHT)]
             await asyncio.gather(*(log.append(org, Append(events=[event])) for org in to))
-            clients.read(0)
-        clients.wait_for(seen + FRAMES)
+            clients.wait_for(seen := seen + IN_FLIGHT)
         costs.append((cpu_s() - before) / FRAMES * 1e6)
     await pipe.close()
     return costs
