@@ -24,7 +24,7 @@ LEASE_MS = 5_000
 FORGET_MS = 600_000
 """A worker reads every second: one that has not for so long is dead, or has been stopped."""
 ALL_SHARDS = range(keys.SHARDS)
-MAX_TOGETHER = 64
+MAX_TOGETHER = 32
 """Lanes in one call of the script: Redis does nothing else meanwhile, and it should not be for milliseconds."""
 
 Operation = Literal["take", "finish", "renew", "postpone", "due"]
@@ -172,22 +172,18 @@ class Lanes:
 
     async def reclaim(self, *, count: int = 100) -> list[Doorbell]:
         """Doorbells whose worker has been silent for a lease; taking their lanes tells whether it is really gone."""
-        bells: list[Doorbell] = []
-        for shard in self._shards:
-            reply = await self._pipe.call(
-                "XAUTOCLAIM", keys.work(shard), keys.WORKERS_GROUP, self.owner, self.lease_ms, "0-0", "COUNT", count
-            )
-            bells += _doorbells(entry for entry in reply[1] if entry and entry[1])
-        return bells
+        command = (keys.WORKERS_GROUP, self.owner, self.lease_ms, "0-0", "COUNT", count)
+        replies = await asyncio.gather(*(self._pipe.call("XAUTOCLAIM", work, *command) for work in self._works))
+        return [bell for reply in replies for bell in _doorbells(entry for entry in reply[1] if entry and entry[1])]
 
     async def wake_due(self, now_ms: int, *, count: int = 100) -> int:
         """Rings for lanes whose retry is due; returns how many."""
-        woken = 0
-        for shard in self._shards:
-            members = await self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), "-inf", now_ms, "LIMIT", 0, count)
-            due = [member.decode().partition("|") for member in members]
-            woken += sum(await asyncio.gather(*(self.hasten(OrgId(org), lane) for org, _, lane in due)))
-        return woken
+        until = ("-inf", now_ms, "LIMIT", 0, count)
+        replies = await asyncio.gather(
+            *(self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), *until) for shard in self._shards)
+        )
+        due = [member.decode().partition("|") for members in replies for member in members]
+        return sum(await asyncio.gather(*(self.hasten(OrgId(org), lane) for org, _, lane in due)))
 
     async def hasten(self, org: OrgId, lane: str) -> bool:
         """Ends the pause before a retry; False if the lane is not pausing."""
@@ -251,7 +247,7 @@ class Lanes:
         if call is not None and not call.is_full:
             return await call.join(org, lane, token, item)
         call = self._gathering[together] = _Call(org, lane, token, item)
-        replies: list[Any] | StoreError = StoreUnavailable("whoever asked for several lanes has been cancelled")
+        replies: Any = StoreUnavailable("whoever asked for several lanes has been cancelled")
         try:
             await asyncio.sleep(0)
             self._close(together, call)

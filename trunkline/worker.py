@@ -35,7 +35,7 @@ from projections.engine import Engine
 from trunkline import logging
 from trunkline.demo import DEMO
 from trunkline.errors import StartError
-from trunkline.process import run_until_signalled
+from trunkline.process import run_until_signalled, settle_memory
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
@@ -102,6 +102,7 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         runner = Runner(services, lanes, blocking, presence=Presence(pipe))
         if options.metrics_port is not None:
             await stack.enter_async_context(serving_health(services.log, Presence(pipe), options.metrics_port))
+        settle_memory()
         await _until_cancelled(runner, timers)
 
 

@@ -20,8 +20,8 @@ from eventstore.append import (
     Outcome,
 )
 from eventstore.errors import CommandFailed, StoreUnavailable
-from eventstore.keys import shard_of
-from eventstore.lanes import LEASE_MS, MAX_TOGETHER, Busy, Doorbell, Lost, NothingToTake, Parked, Renewed, Taken
+from eventstore.keys import SHARDS, shard_of
+from eventstore.lanes import LEASE_MS, MAX_TOGETHER, Busy, Doorbell, Lanes, Lost, NothingToTake, Parked, Renewed, Taken
 from eventstore.log import Log
 from eventstore.schema import Event, OrgId, Position
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
@@ -131,6 +131,19 @@ async def test_a_lost_doorbell_is_replaced_by_taking_the_lane(store: Store) -> N
     assert await store.doorbells() == ["l"]
     await finish(store, lane)
     assert await store.doorbells() == []
+
+
+async def test_a_busy_shard_gives_what_the_others_leave(store: Store) -> None:
+    here = shard_of(ACME)
+    there = (here + 1) % SHARDS
+    elsewhere = next(OrgId(f"org-{n}") for n in range(10_000) if shard_of(OrgId(f"org-{n}")) == there)
+    await store.write(*[fact(lane=str(number)) for number in range(12)])
+    await store.log.append(elsewhere, Append(events=[fact(lane="l")]))
+    lanes = Lanes(store.pipe, "worker-1", shards=[(here + offset) % SHARDS for offset in range(4)], now_ms=store.clock)
+    await lanes.join()
+    found = [bell.org for bell in await lanes.wait(store.pipe, count=8, block_ms=None)]
+    assert (found.count(ACME), found.count(elsewhere)) == (7, 1)
+    assert [bell.lane for bell in await lanes.wait(store.pipe, count=8, block_ms=None)] == ["7", "8", "9", "10", "11"]
 
 
 # Taking and finishing

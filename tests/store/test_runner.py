@@ -137,6 +137,42 @@ async def test_a_worker_whose_lane_was_taken_is_broken_off(shop: Workshop) -> No
     assert "custom.late" not in shop.seen.types
 
 
+async def test_work_that_leaves_nothing_is_done_once_and_in_order(shop: Workshop) -> None:
+    seen: dict[ConversationId, list[str]] = {}
+
+    async def note(work: Work) -> Done:
+        assert work.item.conversation is not None
+        seen.setdefault(work.item.conversation, []).append(text_of(work))
+        return Done()
+
+    conversations = [ConversationId(f"conv_{number}") for number in range(100)]
+    for text in ("one", "two", "three"):
+        for conversation in conversations:
+            await shop.say(text, conversation)
+    async with (
+        shop.worker(shop.services(), handlers=handler(note), lease_ms=60_000),
+        shop.worker(shop.services(), handlers=handler(note), lease_ms=60_000),
+        asyncio.timeout(10),
+    ):
+        while await shop.pipe.call("HGET", keys.of(ACME).meta, "q") != b"0":  # noqa: ASYNC110 - leaves no event
+            await asyncio.sleep(0.01)
+    assert seen == {conversation: ["one", "two", "three"] for conversation in conversations}
+
+
+async def test_who_has_lost_the_lane_finishes_nothing_even_if_it_would_leave_nothing(shop: Workshop) -> None:
+    thief, let_go = Lanes(shop.pipe, "thief", lease_ms=60_000), asyncio.Event()
+
+    async def lose(work: Work) -> Done:
+        await _steal(shop, thief)
+        let_go.set()
+        return Done()
+
+    one = await shop.say("one")
+    async with shop.worker(shop.services(), handlers=handler(lose)), asyncio.timeout(5):
+        await let_go.wait()
+    assert await shop.pipe.call("LRANGE", keys.of(ACME).lane(ANN)[1], 0, -1) == [str(one).encode()]
+
+
 async def test_a_stopping_worker_hands_its_lanes_to_the_next_at_once(shop: Workshop) -> None:
     """Long before a lease of a minute is over, and without counting an attempt."""
     attempts: list[int] = []
