@@ -23,6 +23,8 @@ FORGET = load_script("forget.lua")
 LEASE_MS = 5_000
 FORGET_MS = 600_000
 """A worker reads every second: one that has not for so long is dead, or has been stopped."""
+EVERYTHING = 10_000
+"""Of each shard, once the clock was set back; what is beyond is late by as much."""
 ALL_SHARDS = range(keys.SHARDS)
 MAX_TOGETHER = 32
 """Lanes in one call of the script: Redis does nothing else meanwhile, and it should not be for milliseconds."""
@@ -176,9 +178,39 @@ class Lanes:
         replies = await asyncio.gather(*(self._pipe.call("XAUTOCLAIM", work, *command) for work in self._works))
         return [bell for reply in replies for bell in _doorbells(entry for entry in reply[1] if entry and entry[1])]
 
+    async def reclaim_all(self) -> list[Doorbell]:
+        """Doorbells that were handed out to anybody. (XAUTOCLAIM passes over those that were handed out at a time to
+        come, as it seems once Redis' clock was set back.)"""
+        bells: list[Doorbell] = []
+        for work in self._works:
+            pending = await self._pipe.call("XPENDING", work, keys.WORKERS_GROUP, "-", "+", EVERYTHING)
+            if entries := [entry for entry, *_ in pending]:
+                reply = await self._pipe.call("XCLAIM", work, keys.WORKERS_GROUP, self.owner, 0, *entries)
+                bells += _doorbells(entry for entry in reply if entry and entry[1])
+        return bells
+
+    async def now_ms(self) -> int:
+        """By the clock that leases and pauses are measured with."""
+        if self._now_ms is not None:
+            return self._now_ms()
+        seconds, micros = await self._pipe.call("TIME")
+        return int(seconds) * 1_000 + int(micros) // 1_000
+
+    async def latest_ms(self) -> int:
+        """When a doorbell rang last: later than now, if Redis' clock was set back since."""
+        about = await asyncio.gather(*(self._pipe.call("XINFO", "STREAM", work) for work in self._works))
+        return max(Position.of(each[each.index(b"last-generated-id") + 1]).ms for each in about)
+
+    async def wake_all(self) -> int:
+        """Rings for every lane that pauses: a retry that comes early does no harm, and what only waits pauses again."""
+        return await self._wake("+inf", EVERYTHING)
+
     async def wake_due(self, now_ms: int, *, count: int = 100) -> int:
         """Rings for lanes whose retry is due; returns how many."""
-        until = ("-inf", now_ms, "LIMIT", 0, count)
+        return await self._wake(now_ms, count)
+
+    async def _wake(self, until_ms: int | str, count: int) -> int:
+        until = ("-inf", until_ms, "LIMIT", 0, count)
         replies = await asyncio.gather(
             *(self._pipe.call("ZRANGEBYSCORE", keys.delay(shard), *until) for shard in self._shards)
         )

@@ -115,14 +115,25 @@ class Runner:
                 self._start(bell)
 
     async def _sweep(self) -> None:
-        """Retries that are due, doorbells whose worker fell silent, lanes whose lease elsewhere has run out."""
+        """Retries that are due, doorbells whose worker fell silent, lanes whose lease elsewhere has run out.
+
+        Where the clock was set back, nothing from before is due or silent for as long: then all is looked at once.
+        """
+        last_ms: int | None = None
         while not await self._pause(self._pace.sweep_s):
             try:
-                await self._lanes.wake_due(self._services.now_ms())
-                bells = await self._lanes.reclaim() if self._free > 0 else []
+                last_ms = await self._lanes.latest_ms() if last_ms is None else last_ms
+                now_ms = await self._lanes.now_ms()
+                if now_ms < last_ms:
+                    await self._lanes.wake_all()
+                    bells = await self._lanes.reclaim_all()
+                else:
+                    await self._lanes.wake_due(now_ms)
+                    bells = await self._lanes.reclaim() if self._free > 0 else []
             except StoreError as error:
                 await self._reconnect("sweep", error)
                 continue
+            last_ms = now_ms
             for bell in [*self._due_again(), *bells][: max(self._free, 0)]:  # the rest stays pending
                 if (bell.org, bell.lane) not in self._in_hand:
                     self._start(bell)

@@ -101,8 +101,8 @@ class Client:
         for _ in range(count):
             assert self.progressed.acquire(timeout=30), f"only {len(self.seen)} events came"
 
-    def result(self) -> list[dict[str, Any]]:
-        self._thread.join(60)
+    def result(self, limit_s: float = 60.0) -> list[dict[str, Any]]:
+        self._thread.join(limit_s)
         assert not self._thread.is_alive(), f"the stream did not end: {[e['type'] for e in self.seen]}"
         return self.seen
 

@@ -130,8 +130,9 @@ class Workshop:
             **{"settle_s": 0.0, **options},
         )
 
-    def lanes(self, *, lease_ms: int = LEASE_MS) -> Lanes:
-        return Lanes(self.pipe, f"worker-{next(self._owners)}", lease_ms=lease_ms, shards=[keys.shard_of(ACME)])
+    def lanes(self, *, lease_ms: int = LEASE_MS, now_ms: Callable[[], int] | None = None) -> Lanes:
+        owner = f"worker-{next(self._owners)}"
+        return Lanes(self.pipe, owner, lease_ms=lease_ms, shards=[keys.shard_of(ACME)], now_ms=now_ms)
 
     @asynccontextmanager
     async def worker(
