@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
 
-OF_MANY_PROCESSES = ("browser", "chaos", "e2e")
+OF_MANY_PROCESSES = ("tests/browser/", "tests/chaos/", "tests/e2e/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
     """What goes to the same process where several share the tests: a file, as its fixtures serve all of it. What starts
     many processes of its own goes to one, so that no two such tests take the cores from each other."""
-    for item in items:
-        folder, file = item.path.parts[-2:]
-        group = "processes" if folder in OF_MANY_PROCESSES else f"{folder}/{file}"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "many processes" if file.startswith(OF_MANY_PROCESSES) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
+    return FileByFile(config, log)
 
 
 @pytest.fixture(scope="session")
