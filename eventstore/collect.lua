@@ -102,18 +102,19 @@ end
 if not in_order then table.sort(deltas, function(a, b) return is_later(b, a) end) end
 
 -- To look for one place costs as much as to read a few entries: neighbours are read together, more and more of them
--- until something of another conversation lies between.
-local width, known = 1, 0
+-- until something of another conversation lies between. Then they are read one by one for a while.
+local width, known, singly = 1, 0, 0
 local function delta_at(i)
   if i > known then
     local last = math.min(i + width - 1, #deltas)
-    local read, entries = call('XRANGE', prefix .. 'tok', deltas[i][3], deltas[last][3], 'COUNT', last - i + 1), {}
+    local read, entries = call('XRANGE', tok, deltas[i][3], deltas[last][3], 'COUNT', last - i + 1), {}
     for _, entry in ipairs(read) do entries[entry[1]] = entry end
     for j = i, last do
       deltas[j][4] = entries[deltas[j][3]]
       if deltas[j][4] or j == i or #read <= last - i then known = j end
     end
-    width = known == last and math.min(width * 2, 64) or math.max(1, math.floor(width / 2))
+    singly = known < last and 8 or math.max(0, singly - 1)
+    width = singly > 0 and 1 or math.min(width * 2, 64)
   end
   return deltas[i][4]
 end
