@@ -31,7 +31,7 @@ GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
 
 def upgrades(request: web.Request) -> bool:
     """Whether the request asks for a WebSocket."""
-    return bool(web.WebSocketResponse().can_prepare(request))
+    return "Upgrade" in request.headers and bool(web.WebSocketResponse().can_prepare(request))
 
 
 class Socket:
