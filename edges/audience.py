@@ -69,12 +69,12 @@ class Audience:
         channel = scope.get((filter, format))
         if channel is None:
             channel = scope[filter, format] = Channel(filter, format, self.last_fact)
-        channel.live.add(subscriber)
+        channel.live[subscriber] = None
         channel.told = min(channel.told, subscriber.told)  # the next heartbeat tells who has seen less than the others
         return channel
 
     def part(self, subscriber: Subscriber, channel: Channel) -> None:
-        channel.live.discard(subscriber)
+        channel.live.pop(subscriber, None)
         if not channel.live:
             scope = self._channels.get(channel.filter.scope, {})
             if scope.get((channel.filter, channel.format)) is channel:

@@ -19,6 +19,9 @@ from eventstore.telemetry import DELIVERY_SECONDS, FRAME_BYTES, FRAMES
 
 logger = structlog.get_logger(__name__)
 
+WRITE_BUFFER_BYTES = 256 * 1024
+"""Who has more than this unsent is full."""
+
 
 class Subscriber:
     """One open stream. `wake` is done when its handler has something to do; `position` counts only when not live.
@@ -57,7 +60,7 @@ class Channel:
     def __init__(self, filter: Filter, format: Format, told: Position) -> None:
         self.filter = filter
         self.format = format
-        self.live: set[Subscriber] = set()
+        self.live: dict[Subscriber, None] = {}  # in the order of their sockets, which memory likes better than a set's
         self.pending: list[Entry] = []
         self.last_write = time.monotonic()
         self.told = told
@@ -80,10 +83,11 @@ class Channel:
         data = self.format.packed(payload)
         full: list[Subscriber] = []
         for subscriber in self.live:
-            if subscriber.protocol.writing_paused or subscriber.transport.is_closing():
+            transport = subscriber.transport
+            if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES or transport.is_closing():
                 full.append(subscriber)
             else:
-                subscriber.transport.write(data)
+                transport.write(data)
         for subscriber in full:
             self.leave(subscriber, before)
         self.last_write = time.monotonic()
@@ -92,7 +96,7 @@ class Channel:
         return delivered
 
     def leave(self, subscriber: Subscriber, position: Position) -> None:
-        self.live.discard(subscriber)
+        self.live.pop(subscriber, None)
         subscriber.position = position
         subscriber.told = max(subscriber.told, self.told)
         subscriber.notify()

@@ -16,7 +16,7 @@ from aiohttp import web
 from edges.app_keys import LOG
 from edges.audience import Audience
 from edges.auth import Caller
-from edges.channels import Subscriber
+from edges.channels import WRITE_BUFFER_BYTES, Subscriber
 from edges.open_streams import STREAMS
 from edges.pace import PACE, Pace
 from edges.resume import Gap, Start, gap_from_start, survives
@@ -29,7 +29,6 @@ from eventstore.log import PAGE, Log
 from eventstore.schema import ORIGIN, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
-WRITE_BUFFER_BYTES = 256 * 1024
 CATCH_UP_BYTES = 64 * 1024
 PAGE_BYTES = 128 * 1024
 """What a page should hold, by the size of the last one: a slow client must not keep much of the log in memory."""

@@ -171,9 +171,9 @@ class Tailer:
     async def _read(self, dirty: set[OrgId]) -> None:
         while dirty:
             audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
-            pages = await asyncio.gather(
-                *(self._log.read(audience.org, audience.ring.head, count=audience.page) for audience in audiences)
-            )
+            reads = [self._log.read(audience.org, audience.ring.head, count=audience.page) for audience in audiences]
+            # Mostly there is one, and a task for it would cost as much as the read.
+            pages = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
             dirty = set()
             for audience, events in zip(audiences, pages, strict=True):
                 if not events:

@@ -15,11 +15,11 @@ from aiohttp import WSMsgType, web
 from edges.audience import Audience
 from edges.auth import Caller
 from edges.bodies import MAX_BODY_BYTES, json_object
-from edges.channels import Subscriber
+from edges.channels import WRITE_BUFFER_BYTES, Subscriber
 from edges.errors import ApiError, of_store
 from edges.open_streams import STREAMS
 from edges.pace import PACE
-from edges.respond import WRITE_BUFFER_BYTES, StreamCut, counted, send
+from edges.respond import StreamCut, counted, send
 from edges.subscriptions import Format
 from edges.tail import TAILER
 from edges.wire import WEBSOCKET, Frame, websocket_close
