@@ -19,15 +19,16 @@ ASK_TIMEOUT_S = 0.2
 class Sentinels:
     """What redis-py's pool asks for an address. (Its own class believes one Sentinel without asking the master.)"""
 
-    def __init__(self, addresses: Sequence[Address], options: Mapping[str, Any]) -> None:
+    def __init__(self, addresses: Sequence[Address], own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         self._addresses = list(addresses)
+        self._own = own
         self._options = options
 
     async def discover_master(self, service: str) -> Address:
         """The server that a Sentinel takes for the master, and that takes itself for one. Raises ConnectionError."""
         for place in self._addresses:
             try:
-                named = await _asked(place, {}, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+                named = await _asked(place, self._own, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
                 if named is None:
                     continue
                 master = named[0].decode(), int(named[1])
@@ -38,10 +39,13 @@ class Sentinels:
         raise redis.ConnectionError(f"none of {len(self._addresses)} Sentinels names a living master {service!r}")
 
 
-def master_pool(addresses: Sequence[Address], service: str, options: Mapping[str, Any]) -> redis.ConnectionPool:
-    """Connections to whoever is the master at that time. `options` (user, password, TLS, db) are the master's."""
+def master_pool(
+    addresses: Sequence[Address], own: Mapping[str, Any], service: str, options: Mapping[str, Any]
+) -> redis.ConnectionPool:
+    """Connections to whoever is the master at that time. `own` (user, password) are the Sentinels', `options` (besides
+    TLS and db) the master's."""
     pool: redis.ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        service, Sentinels(addresses, options), **CONNECT_OPTIONS, **options
+        service, Sentinels(addresses, own, options), **CONNECT_OPTIONS, **options
     )
     return pool
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import redis.asyncio as redis
 
@@ -23,7 +23,8 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
     `redis://host:port/db`, `rediss://…` (TLS), `unix:///path`
     `redis+sentinel://host:port,host:port/service/db`, and `rediss+sentinel://` where the masters speak TLS
     `redis+cluster://host:port,host:port`, `rediss+cluster://…`: any of its nodes, better several
-    User and password (`user:password@`) are those of the Redis servers.
+    User and password (`user:password@`) are those of the Redis servers; Sentinels that want one are given theirs by
+    `?sentinel_username=…&sentinel_password=…`.
     """
     parts = urlsplit(url)
     scheme, _, kind = parts.scheme.partition("+")
@@ -60,7 +61,9 @@ def _master_of(parts: SplitResult, *, tls: bool) -> redis.ConnectionPool:
         options["db"] = int(db)
     if tls:
         options["ssl"] = True
-    return master_pool(_addresses(parts, SENTINEL_PORT), service, options)
+    asked = dict(parse_qsl(parts.query))
+    own = {name: asked.get(f"sentinel_{name}") for name in ("username", "password")}
+    return master_pool(_addresses(parts, SENTINEL_PORT), own, service, options)
 
 
 def _addresses(parts: SplitResult, default_port: int) -> list[Address]:
