@@ -13,7 +13,7 @@ import pytest
 from eventstore.append import APPEND
 from eventstore.connection import Pipe, Script, pool_for
 from eventstore.lanes import LANES
-from tests.store import test_append, test_lanes
+from tests.store import test_append, test_lanes, test_script_branches
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer
 from tests.support.store import Store
@@ -45,6 +45,20 @@ MUTANTS = (
     Mutant("version-at-least", APPEND, "tonumber(expected) ~= actual)", "tonumber(expected) > actual)"),
     Mutant("results-held-back", APPEND, "cap > 0 and token == '' and", "cap > 0 and"),
     Mutant("cap-off-by-one", APPEND, "if length >= cap then", "if length > cap then"),
+    Mutant("work-is-not-capped", APPEND, "if work_cap > 0 and token == '' then", "if false then"),
+    Mutant("work-of-results-is-capped", APPEND, "work_cap > 0 and token == ''", "work_cap > 0"),
+    Mutant("work-cap-off-by-one", APPEND, "unfinished >= work_cap and", "unfinished > work_cap and"),
+    Mutant("whatever-is-no-work-is-capped-too", APPEND, "if ARGV[9 + (i - 1) * 10 + 3] ~= '' then return {'BACKLOG'",
+           "if true then return {'BACKLOG'"),
+    Mutant("work-behind-other-events-is-not-capped", APPEND, "work_cap and n_events or 0 do", "work_cap and 1 or 0 do"),
+    Mutant("last-deltas-are-nobodys", APPEND, "if conversation ~= '' then call('HSET', record_of(conversation), 'dr', run)",
+           "if false then call('HSET', record_of(conversation), 'dr', run)"),
+    Mutant("next-item-is-somebodys", APPEND, "next_epoch, next_holder = state[1] or '0',",
+           "next_epoch, next_holder = state[1] or '1',"),
+    Mutant("next-item-is-nobodys", APPEND, "state[1] or '0', state[2] or ''\n        end", "'0', ''\n        end"),
+    Mutant("lane-without-a-queue-keeps-its-doorbell", LANES, "  if not position then\n    silence(doorbell)",
+           "  if not position then"),
+    Mutant("lane-without-a-queue-keeps-its-record", LANES, "    call('DEL', name)\n    return {'EMPTY'}", "    return {'EMPTY'}"),
     Mutant("clock-follows-the-server", APPEND, "if now > ms then", "if now ~= ms then"),
     Mutant("lost-number-not-recovered", APPEND, "n = tonumber(tail[2][f + 1])", "n = 0"),
     Mutant("tokens-not-trimmed", APPEND, "'MINID', '~', int(math.max(0, ms - retention))", "'MINID', '~', 0"),
@@ -137,7 +151,10 @@ def checks(module: ModuleType) -> list[Check]:
     ]
 
 
-CONTRACT = {APPEND: [*checks(test_append), *checks(test_lanes)], LANES: checks(test_lanes)}
+CONTRACT = {
+    APPEND: [*checks(test_append), *checks(test_lanes), *checks(test_script_branches)],
+    LANES: [*checks(test_lanes), *checks(test_script_branches)],
+}
 """What is run against a damaged script; most likely to notice first."""
 
 
