@@ -11,9 +11,9 @@ from typing import Self
 
 import httpx
 
+from tests.chaos.places import Place
 from tests.chaos.schedule import DELAY_S, Step
 from tests.support.product import Command
-from tests.support.redis_servers import RedisServer
 from tests.support.tcp_proxy import TcpProxy
 
 EXIT_START = 2
@@ -25,18 +25,21 @@ START_S = 60.0
 
 
 class Member:
-    """One process, started again whenever Redis was away when it started. `ended` is how it ended otherwise."""
+    """One process, behind a proxy of its own where Redis is one server.
 
-    def __init__(self, name: str, start: Callable[[str], Command], redis_url: str) -> None:
+    It is started again whenever Redis was away when it started; `ended` is how it ended otherwise."""
+
+    def __init__(self, name: str, start: Callable[[str], Command], place: Place) -> None:
         self.name = name
-        self.proxy = TcpProxy(redis_url)
+        self.proxy = TcpProxy(place.url) if place.is_one else None
+        self._url = place.url
         self.ended: list[str] = []
         self.breaking = asyncio.Lock()
         self._start = start
         self._command: Command | None = None
 
     def start(self) -> None:
-        self._command = self._start(self.proxy.url)
+        self._command = self._start(self.proxy.url if self.proxy is not None else self._url)
 
     @property
     def command(self) -> Command:
@@ -74,22 +77,17 @@ class Member:
 
 
 class Fleet:
-    """With `lost_bytes` a Redis that is killed loses the end of its file: about so much for each second it is away.
-
-    Runs from `async with` on; `stop_processes` ends all but Redis, which then holds what is to be checked."""
+    """Runs from `async with` on; `stop_processes` ends all but Redis, which then holds what is to be checked."""
 
     def __init__(
         self,
-        redis: RedisServer,
+        place: Place,
         edges: Sequence[Callable[[str], Command]],
         workers: Sequence[Callable[[str], Command]],
-        *,
-        lost_bytes: int,
     ) -> None:
-        self._lost_bytes = lost_bytes
-        self.redis = redis
-        self.edges = [Member(f"edge {at}", start, redis.url) for at, start in enumerate(edges)]
-        self.workers = [Member(f"worker {at}", start, redis.url) for at, start in enumerate(workers)]
+        self.place = place
+        self.edges = [Member(f"edge {at}", start, place) for at, start in enumerate(edges)]
+        self.workers = [Member(f"worker {at}", start, place) for at, start in enumerate(workers)]
         self._redis_breaking = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._supervisors: list[asyncio.Task[None]] = []
@@ -101,11 +99,12 @@ class Fleet:
     @property
     def faults_hit(self) -> int:
         """How many replies and requests the proxies have lost."""
-        return sum(member.proxy.faults_hit for member in self.members)
+        return sum(member.proxy.faults_hit for member in self.members if member.proxy is not None)
 
     async def __aenter__(self) -> Self:
         for member in self.members:
-            await self._stack.enter_async_context(member.proxy)
+            if member.proxy is not None:
+                await self._stack.enter_async_context(member.proxy)
             member.start()
             self._stack.callback(member.destroy)
         self._supervisors = [asyncio.create_task(member.supervise()) for member in self.members]
@@ -146,24 +145,18 @@ class Fleet:
         match step.fault:
             case "kill_redis":
                 async with self._redis_breaking:
-                    if self._lost_bytes:
-                        self.redis.cut_power(int(self._lost_bytes * step.lasts_s))
-                    else:
-                        self.redis.kill()
-                    await asyncio.sleep(step.lasts_s)
-                    await asyncio.to_thread(self.redis.restart)
+                    await self.place.kill(step.lasts_s)
             case "stop_redis":
                 async with self._redis_breaking:
-                    self.redis.pause()
-                    await asyncio.sleep(step.lasts_s)
-                    self.redis.resume()
+                    await self.place.stop(step.lasts_s)
             case "cut_request" | "cut_reply" | "swallow_reply":
-                _pick(self.members, step).proxy.fail_next(step.fault)
+                if (proxy := _pick(self.members, step).proxy) is not None:
+                    proxy.fail_next(step.fault)
             case "delay":
-                proxy = _pick(self.members, step).proxy
-                proxy.delay_s = DELAY_S
-                await asyncio.sleep(step.lasts_s)
-                proxy.delay_s = 0.0
+                if (proxy := _pick(self.members, step).proxy) is not None:
+                    proxy.delay_s = DELAY_S
+                    await asyncio.sleep(step.lasts_s)
+                    proxy.delay_s = 0.0
             case "kill_worker" | "kill_edge":
                 member = _pick(self.workers if step.fault == "kill_worker" else self.edges, step)
                 async with member.breaking:

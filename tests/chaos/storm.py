@@ -13,19 +13,19 @@ from typing import Literal, NamedTuple
 
 from eventstore import keys
 from eventstore.append import APPEND
-from eventstore.connection import Pipe, pool_for
 from eventstore.log import Log
 from eventstore.organizations import Organizations, conversation_id
 from eventstore.read_models import ADVANCE, FLIP
 from eventstore.schema import ORIGIN, OrgId, Position, Recorded
-from tests.chaos import subscribers, verdict
+from eventstore.servers import pipe_to
+from tests.chaos import places, subscribers, verdict
 from tests.chaos.fleet import Fleet
+from tests.chaos.places import Place
 from tests.chaos.producers import ACME, DEMO, FREE, HELD, Producers
 from tests.chaos.schedule import Step, schedule
 from tests.chaos.subscribers import Subscriber
 from tests.support import histories
 from tests.support.product import Command, free_port
-from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN, Behaviour, TwilioApi, twilio_api
 
 ROOT = Path(__file__).parents[2]
@@ -39,9 +39,6 @@ LEVEL_S = 20.0
 LOOK_S = 0.2
 
 Workers = Literal["product", "textbook"]
-Disk = Literal["always", "everysec", "power cuts"]
-"""When Redis writes to disk (`appendfsync`); with power cuts it does so every second and loses the end."""
-LOST_BYTES = 12_000
 
 
 class Storm(NamedTuple):
@@ -49,7 +46,7 @@ class Storm(NamedTuple):
 
     seed: int
     seconds: float
-    redis: Disk = "always"
+    redis: places.Kind = "always"
     workers: Workers = "product"
     provider: Literal["calm", "moody"] = "calm"
 
@@ -69,19 +66,19 @@ class Report(NamedTuple):
 class _Stage:
     """What a run holds together."""
 
-    def __init__(self, storm: Storm, redis: RedisServer, twilio: TwilioApi, api_keys: dict[OrgId, str]) -> None:
+    def __init__(self, storm: Storm, place: Place, twilio: TwilioApi, api_keys: dict[OrgId, str]) -> None:
         self.storm = storm
         self.chance = random.Random(storm.seed)
         self.twilio = twilio
         self.keys = api_keys
         ports = [free_port() for _ in range(EDGES)]
         self.urls = [f"http://127.0.0.1:{port}" for port in ports]
-        lost = LOST_BYTES if storm.redis == "power cuts" else 0
-        self.fleet = Fleet(redis, [self._edge(port) for port in ports], [self._worker] * WORKERS, lost_bytes=lost)
+        self.place = place
+        self.fleet = Fleet(place, [self._edge(port) for port in ports], [self._worker] * WORKERS)
         self.producers = Producers(self.urls, api_keys, self.chance, self._began)
         self.subscribers: list[Subscriber] = []
         self.watching: list[asyncio.Task[None]] = []
-        self.pipe = Pipe(pool_for(redis.url), (APPEND, ADVANCE, FLIP), timeout_s=10)
+        self.pipe = pipe_to(place.url, (APPEND, ADVANCE, FLIP), timeout_s=10)
         self.log = Log(self.pipe)
 
     def watch(self, subscriber: Subscriber) -> None:
@@ -112,6 +109,7 @@ class _Stage:
         return {
             "TRUNKLINE_OFFLINE_DELAY_MS": "25",
             "TRUNKLINE_RATE_LIMIT": "0",
+            "TRUNKLINE_DURABILITY": self.place.durability,
             "TRUNKLINE_SMS_PER_NUMBER": "0",
             "TRUNKLINE_SMS_PER_ORGANIZATION": "0",
             "TRUNKLINE_PUBLIC_BASE_URL": self.urls[0],
@@ -129,6 +127,7 @@ async def weather(storm: Storm) -> Report:
     async with _stage(storm) as stage:
         await stage.fleet.serving(stage.urls)
         await _under_load(stage, steps)
+        await stage.place.rest()
         found = await _come_to_rest(stage)
         found += await stage.fleet.stop_processes()
         found += await _judged(stage)
@@ -139,31 +138,23 @@ async def weather(storm: Storm) -> Report:
 
 @asynccontextmanager
 async def _stage(storm: Storm) -> AsyncIterator[_Stage]:
-    binary = fastest_binary()
-    assert binary is not None, "there is no redis-server"
-    redis = RedisServer(
-        binary, "--appendfsync", "always" if storm.redis == "always" else "everysec", tcp=True, appendonly=True
-    ).start()
-    try:
-        async with twilio_api() as twilio:
-            twilio.answers_after_s = 0.05
-            if storm.provider == "moody":
-                twilio.next(*random.Random(storm.seed).choices([*MOODS], [*MOODS.values()], k=MOST_MOODS))
-            stage = _Stage(storm, redis, twilio, await _organizations(redis.url))
-            try:
-                async with stage.fleet:
-                    yield stage
-            finally:
-                for watching in stage.watching:
-                    watching.cancel()
-                await asyncio.gather(*stage.watching, return_exceptions=True)
-                await stage.pipe.close()
-    finally:
-        redis.stop()
+    async with places.place(storm.redis, (DEMO, ACME)) as place, twilio_api() as twilio:
+        twilio.answers_after_s = 0.05
+        if storm.provider == "moody":
+            twilio.next(*random.Random(storm.seed).choices([*MOODS], [*MOODS.values()], k=MOST_MOODS))
+        stage = _Stage(storm, place, twilio, await _organizations(place.url))
+        try:
+            async with stage.fleet:
+                yield stage
+        finally:
+            for watching in stage.watching:
+                watching.cancel()
+            await asyncio.gather(*stage.watching, return_exceptions=True)
+            await stage.pipe.close()
 
 
 async def _organizations(url: str) -> dict[OrgId, str]:
-    pipe = Pipe(pool_for(url))
+    pipe = pipe_to(url)
     organizations = Organizations(pipe)
     for org in (DEMO, ACME):
         await organizations.ensure(org, org)
@@ -238,11 +229,14 @@ async def _judged(stage: _Stage) -> list[str]:
         marks = [each.mark for each in stage.producers.taken if each.org == org]
         watching = [subscriber for subscriber in stage.subscribers if subscriber.org == org]
         may_lose = stage.storm.redis == "power cuts"
+        may_retract = may_lose or not stage.place.is_one  # what no replica had confirmed may have been shown
+        home = await stage.place.home(org)
         wrong = [
             *verdict.of_history(history, marks, stage.twilio.left if org == DEMO else (), may_lose=may_lose),
-            *(sentence for each in watching for sentence in verdict.of_subscriber(each, history, may_lose=may_lose)),
-            *await verdict.of_store(stage.pipe, org),
+            *(sentence for each in watching for sentence in verdict.of_subscriber(each, history, may_lose=may_retract)),
+            *await verdict.of_store(stage.pipe, home, org),
         ]
+        await home.close()
         found += [f"{org}: {sentence}" for sentence in wrong]
     return found
 

@@ -48,7 +48,7 @@ class Evidence:
         return [
             *verdict.of_history(self.history, MARKS, self.left, may_lose=False),
             *verdict.of_subscriber(self.watcher, self.history, may_lose=False),
-            *await verdict.of_store(self.pipe, DEMO),
+            *await verdict.of_store(self.pipe, self.pipe, DEMO),
         ]
 
     def all(self, kind: str) -> list[Recorded]:
@@ -118,7 +118,7 @@ async def _a_run(redis_url: str) -> Left:
         history = await stack.events()
         sent = [_form(event) for event in history if event.type == "sms.sent"]
         watcher = await _watched(stack, history)
-        assert await verdict.of_store(stack.pipe, DEMO) == []  # brings the read models level
+        assert await verdict.of_store(stack.pipe, stack.pipe, DEMO) == []  # brings the read models level
         dump = {name: await stack.pipe.call("DUMP", name) for name in await names(stack.pipe)}
         return Left(history, sent, watcher.seen, dump)
 

@@ -60,8 +60,9 @@ def is_level(subscriber: Subscriber, history: Sequence[Recorded]) -> bool:
     return subscriber.ended or (not subscriber.ends and (not wanted or subscriber.last >= wanted[-1].position))
 
 
-async def of_store(pipe: Pipe, org: OrgId) -> list[str]:
-    found = await violations(pipe, org)
+async def of_store(pipe: Pipe, home: Pipe, org: OrgId) -> list[str]:
+    """`home` leads to the server that holds the organization's keys."""
+    found = await violations(home, org)
     for projection in PROJECTIONS:
         try:
             differences = await verify(Log(pipe), ReadModels(pipe), org, projection)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from eventstore.connection import Pipe, pool_for
+from eventstore.errors import CommandFailed
 from eventstore.slots import slot_of
 from tests.support.redis_servers import RedisServer, free_port
 
@@ -41,6 +42,24 @@ class Cluster:
         async with asyncio.timeout(LIMIT_S):
             while not all([await self._sees_everything(pipe) for pipe in self.pipes]):  # noqa: ASYNC110 - others find each other
                 await asyncio.sleep(0.02)
+
+    async def give_replicas(self, replicas: list[RedisServer], bus_ports: list[int]) -> None:
+        """One for each master; returns when they follow."""
+        for replica, bus, own_id, master in zip(replicas, bus_ports, self._ids, self.pipes, strict=True):
+            pipe = Pipe(pool_for(replica.url), timeout_s=5)
+            await self.pipes[0].call("CLUSTER", "MEET", "127.0.0.1", replica.port, bus)
+            async with asyncio.timeout(LIMIT_S):
+                while not await self._follows(pipe, own_id):  # noqa: ASYNC110 - it has to hear of its master first
+                    await asyncio.sleep(0.02)
+                while b"state=online" not in await master.call("INFO", "replication"):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            await pipe.close()
+
+    async def _follows(self, pipe: Pipe, master_id: str) -> bool:
+        try:
+            return bool(await pipe.call("CLUSTER", "REPLICATE", master_id))
+        except CommandFailed:
+            return False
 
     async def _sees_everything(self, pipe: Pipe) -> bool:
         info = (await pipe.call("CLUSTER", "INFO")).decode()

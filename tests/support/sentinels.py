@@ -81,10 +81,11 @@ async def _state(pipe: Pipe) -> dict[bytes, bytes]:
 
 
 @asynccontextmanager
-async def watched(binary: str) -> AsyncIterator[Watched]:
+async def watched(binary: str, *options: str) -> AsyncIterator[Watched]:
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tl-sentinel-")))
-        at_once = ("--repl-diskless-sync-delay", "0")
+        """Of servers with these options."""
+        at_once = ("--repl-diskless-sync-delay", "0", *options)
         master = RedisServer(binary, *at_once, tcp=True).start()
         stack.callback(master.stop)
         replica = RedisServer(binary, *at_once, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
