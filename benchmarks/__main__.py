@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import answers, append, delivery, http_append, idle, resume, stalled, startup
+from benchmarks import answers, append, delivery, http_append, idle, resume, stalled, startup, worker
 from benchmarks.report import Claim, as_json, table
 
 BENCHMARKS = {
     "append": append, "http_append": http_append, "delivery": delivery, "answers": answers, "startup": startup,
-    "idle": idle, "stalled": stalled, "resume": resume,
+    "idle": idle, "stalled": stalled, "resume": resume, "worker": worker,
 }  # fmt: skip
 HERE = Path(__file__).parent
 START, END = "<!-- results -->", "<!-- end of results -->"
