@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ P99_LIMIT, BARE_TARGET, BURST_TARGET = 1.2, 0.8, 3.5
 OTHERS = 1_000
 """Subscribers in bursts, of each wire, and of the usual ways to write it."""
 IN_FLIGHT, BURST = 4, 64
-ROUNDS, SECONDS = 5, 1.5
+ROUNDS, SECONDS = 5, 1.0
 QUIET_S = 0.2
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -59,13 +60,15 @@ OTHER_WIRES = (Wire("NDJSON", "application/x-ndjson"), Wire("WebSocket", headers
 
 
 class Side(NamedTuple):
-    """One of those who are compared: its subscribers, and how they are sent an event."""
+    """One of those who are compared: its subscribers, and who sends them events."""
 
     subscribers: Subscribers
-    publish: Publisher
+    publisher: Callable[[], Publisher]
 
     def turn(self, in_flight: int, seconds: float) -> Turn:
-        return self.subscribers.run(self.publish, in_flight=in_flight, seconds=seconds)
+        """On a connection of its own: some servers close those that say nothing while others have their turn."""
+        with closing(self.publisher()) as publish:
+            return self.subscribers.run(publish, in_flight=in_flight, seconds=seconds)
 
 
 class Stage(NamedTuple):
@@ -82,7 +85,7 @@ class Stage(NamedTuple):
         conversation = ConversationId(f"conv_{wire.name}")
         path, headers = f"/v1/events/stream?conversation={conversation}", f"X-Tenant-API-Key: {self.key}\r\n"
         subscribers = Subscribers(self.port, path, headers + wire.headers, number, accept=wire.accept, mark=wire.mark)
-        with _open(Side(subscribers, Publisher(self.redis_port, _append_command(conversation)))) as side:
+        with _open(Side(subscribers, partial(Publisher, self.redis_port, _append_command(conversation)))) as side:
             yield side
 
     def turns(self, sides: Sequence[Side], in_flight: int = IN_FLIGHT) -> list[list[Turn]]:
@@ -160,7 +163,7 @@ def _wires(stage: Stage, number: int) -> list[Claim]:
 def _theirs(peer: Peer, number: int) -> Iterator[Side]:
     with peer.start() as port:
         subscribers = Subscribers(port, peer.path, "", number)
-        with _open(Side(subscribers, peer.publisher(port))) as side:
+        with _open(Side(subscribers, partial(peer.publisher, port))) as side:
             yield side
 
 
@@ -170,7 +173,6 @@ def _open(side: Side) -> Iterator[Side]:
     try:
         yield side
     finally:
-        side.publish.close()
         side.subscribers.close()
 
 

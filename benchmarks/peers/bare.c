@@ -85,6 +85,11 @@ static void give(struct connection *c) {
     wait_for_room(c, 0);
 }
 
+static void give_all(void) {
+    for (size_t i = 0; i < count; i++)
+        if (!subscribers[i]->blocked) give(subscribers[i]);
+}
+
 static void subscribe(struct connection *c) {
     if (send(c->fd, OK, sizeof OK - 1, MSG_NOSIGNAL) != sizeof OK - 1) {
         drop(c);
@@ -101,14 +106,17 @@ static void subscribe(struct connection *c) {
 
 static void ask(struct connection *c) {
     ssize_t got = recv(c->fd, c->head + c->had, HEAD - c->had, MSG_DONTWAIT);
-    if (got <= 0 || (c->had += got) == HEAD) {
-        drop(c);
+    if (got > 0) c->had += got;
+    char *body = memmem(c->head, c->had, "\r\n\r\n", 4);
+    if (got <= 0 || (body == NULL && c->had == HEAD)) drop(c);
+    if (got <= 0 || body == NULL) return;
+    if (memcmp(c->head, "GET ", 4) == 0) {
+        subscribe(c);
         return;
     }
-    char *body = memmem(c->head, c->had, "\r\n\r\n", 4);
-    if (body == NULL) return;
-    if (memcmp(c->head, "GET ", 4) == 0) subscribe(c);
-    else c->kind = PUBLISHER; /* which waits before it publishes: nothing follows the head yet */
+    c->kind = PUBLISHER;
+    for (char *rest = body + 4; rest < c->head + c->had; rest++) ring[end++ % RING] = *rest;
+    give_all();
 }
 
 static void publish(struct connection *c) {
@@ -119,8 +127,7 @@ static void publish(struct connection *c) {
         return;
     }
     end += got;
-    for (size_t i = 0; i < count; i++)
-        if (!subscribers[i]->blocked) give(subscribers[i]);
+    give_all();
 }
 
 static void hear(struct connection *c, uint32_t events) {
