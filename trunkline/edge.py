@@ -116,6 +116,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         durability=settings.durability,
         consumer_idle_s=settings.consumer_idle_s,
         callback_allow=settings.callback_allow,
+        max_facts=settings.max_events,
         caps=Caps(process=_room(settings)),
         pace=Pace(lifetime_s=settings.stream_lifetime_s),
         cors_origins=settings.cors_origins or (DEVELOPMENT_ORIGINS if development else ()),

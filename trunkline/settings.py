@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     """After 80-100 % of it a stream without an end is cut, and its client comes back; 0: never."""
     max_streams: int = Field(50_000, gt=0, validation_alias=_own("MAX_STREAMS"))
     """Open in one process at a time, at most what its file descriptors allow."""
+    max_events: int = Field(0, ge=0, validation_alias=_own("MAX_EVENTS"))
+    """On an organization's log: inputs beyond it are refused, and nothing is thrown away; 0: no cap."""
     model: str | None = Field(None, validation_alias=_own("MODEL"))
     """None: chosen by the keys that are set."""
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias=_own("JWT_SECRET"))

@@ -93,7 +93,7 @@ async def until(http: httpx.AsyncClient, status: int) -> httpx.Response:
     """Sends events until the answer has that status; Redis looks at its disk once a second."""
     async with asyncio.timeout(LIMIT_S):
         while True:
-            posted = await http.post("/v1/events", json={"events": [{"type": "custom.said", "data": {"x": "x" * 999}}]})
+            posted = await say(http)
             if posted.status_code == status:
                 return posted
             assert posted.status_code in (201, 503), posted.text
@@ -152,3 +152,33 @@ async def test_a_log_at_its_cap_refuses_inputs_and_keeps_what_nobody_has_read(re
                 answer.json()["positions"][0] for answer in taken[:3]
             ]
         assert len(await Log(stack.pipe).read(DEMO, ORIGIN)) == 3
+
+
+@pytest.mark.parametrize("find", [bundled_binary, system_binary])
+async def test_a_full_disk_ends_a_redis_that_fsyncs_every_write_and_loses_nothing_it_acknowledged(
+    find: Callable[[], str | None],
+) -> None:
+    """It ends itself in the middle of a write. Whoever starts it again mends its file, as `trunkline up` does."""
+    if (binary := find()) is None:
+        pytest.skip("no such redis-server")
+    redis = RedisServer(binary, appendonly=True).start()
+    async with stacked(redis.url, work=False) as stack, stack.http() as http:
+        async with stack.open("/v1/events/stream?after=0") as live:
+            taken = [(await until(http, 201)).json()["positions"][0]]
+            [file] = [file for file in redis.directory.rglob("*.aof") if "base" not in file.name]
+            resource.prlimit(redis.pid, resource.RLIMIT_FSIZE, (file.stat().st_size + 5_000, UNLIMITED))
+            while (posted := await say(http)).status_code == 201:
+                taken.append(posted.json()["positions"][0])
+            assert (posted.status_code, posted.headers["Retry-After"]) == (503, "1")
+            assert (await say(http)).status_code == 503
+            redis.cut_power(0)
+            redis.start()
+            taken.append((await until(http, 201)).json()["positions"][0])
+            assert [(await custom(live)).id for _ in taken] == taken
+        assert [str(event.position) for event in await stack.log.read(DEMO, ORIGIN)] == taken
+        await assert_invariants(stack.pipe, DEMO)
+    redis.stop()
+
+
+async def say(http: httpx.AsyncClient) -> httpx.Response:
+    return await http.post("/v1/events", json={"events": [{"type": "custom.said", "data": {"x": "x" * 999}}]})
