@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -33,7 +33,6 @@ CONNECT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": CONNECT_TIMEOUT_S,
     "driver_info": None,
 }
-READ_SIZE = 256 * 1024
 MAX_IN_FLIGHT = 100_000
 FLUSH_AT = 8
 """So many commands leave before the tick is over: Redis works while this process prepares the next ones."""
@@ -72,19 +71,19 @@ class Pipe:
         self._besides: list[Pipe] = []
         self._confirming: asyncio.Future[Any] | None = None
         self._connection: Any = None
-        self._reader_task: asyncio.Task[None] | None = None
+        self._replies: _Replies | None = None
+        """None as well over a connection without a socket (fakeredis)."""
+        self._watchdog: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Lock | None = None
         self._outgoing: list[bytes] = []
-        self._waiting: deque[asyncio.Future[Any]] = deque()
         self._flush_scheduled = False
-        self._heard_at = 0.0
         self._closed = False
 
     async def call(self, *arguments: Argument) -> Any:
         """One command, one raw reply (RESP2 shapes, bytes). Raises CommandFailed, WritesRefused, StoreUnavailable."""
         if self._connection is None:
             await self._connect()
-        if self._reader_task is None:
+        if self._replies is None:
             return await self._call_in_turn(arguments)
         reply = await self._sent(arguments)
         if isinstance(reply, CommandFailed):
@@ -103,13 +102,15 @@ class Pipe:
 
     def _sent(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
         """The reply to come, to a command that leaves with this tick's others."""
-        if len(self._waiting) >= MAX_IN_FLIGHT:
+        replies = self._replies
+        assert replies is not None
+        if len(replies.waiting) >= MAX_IN_FLIGHT:
             raise StoreUnavailable(f"{MAX_IN_FLIGHT} calls are waiting for Redis")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        if not self._waiting:
-            self._heard_at = loop.time()
-        self._waiting.append(future)
+        if not replies.waiting:
+            replies.heard_at = loop.time()
+        replies.waiting.append(future)
         self._outgoing.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]
         if len(self._outgoing) >= FLUSH_AT:
             self._flush()
@@ -129,7 +130,7 @@ class Pipe:
             await self._connect()
         connection = self._connection
         command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        if self._reader_task is None:
+        if self._replies is None:
             try:
                 reply = await self.call(*command)
             except CommandFailed as error:
@@ -149,7 +150,7 @@ class Pipe:
 
         Callers share a WAIT that is under way. Their replies came before its own, so their commands did too.
         """
-        if self._connection is not connection or self._reader_task is None:
+        if self._connection is not connection or self._replies is None:
             raise StoreUnavailable("the connection to Redis broke before the write was confirmed")
         if self._confirming is None or self._confirming.done():
             self._confirming = self._sent(wait)
@@ -166,7 +167,7 @@ class Pipe:
         if (inner := _IN_A_SCRIPT.match(text)) is not None:
             text = inner[1]
         code = text.partition(" ")[0]
-        if code == "READONLY" and self._reader_task is not None:
+        if code == "READONLY" and self._replies is not None:
             self._connection._writer.close()
         if code in REFUSES_WRITES:
             return WritesRefused(text)
@@ -174,13 +175,13 @@ class Pipe:
 
     async def reset(self) -> None:
         """Gives up whatever is being waited for; the next call connects again."""
-        await self._drop(StoreUnavailable("the connection to Redis was reset"))
+        self._drop("the connection to Redis was reset")
 
     async def close(self) -> None:
         self._closed = True
         for other in self._besides:
             await other.close()
-        await self._drop(StoreUnavailable("the connection to Redis was closed"))
+        self._drop("the connection to Redis was closed")
 
     async def _connect(self) -> None:
         if self._closed:
@@ -200,10 +201,9 @@ class Pipe:
             except (RedisError, OSError, TimeoutError) as error:
                 await connection.disconnect(nowait=True)
                 raise StoreUnavailable(f"Redis does not answer: {error}") from error
-            if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
-                connection._writer.transport.set_write_buffer_limits(high=0)  # uvloop else writes after the tick
-                self._reader_task = asyncio.create_task(self._read(connection), name="redis-pipe")
             self._connection = connection
+            if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
+                self._take_over(connection._writer.transport)
 
     async def _call_in_turn(self, arguments: Sequence[Argument]) -> Any:
         """Without a socket (fakeredis): one command at a time through the connection's own methods."""
@@ -233,52 +233,68 @@ class Pipe:
         if self._connection is not None and data:
             self._connection._writer.transport.write(data)
 
-    async def _read(self, connection: Any) -> None:
-        parser = hiredis.Reader(replyError=CommandFailed)
-        stream: asyncio.StreamReader = connection._reader
-        watchdog = asyncio.create_task(self._watch(), name="redis-pipe-watchdog")
-        waiting, gets = self._waiting, parser.gets
-        loop = asyncio.get_running_loop()
-        reason = "the connection to Redis broke"
-        try:
-            while data := await stream.read(READ_SIZE):
-                self._heard_at = loop.time()
-                parser.feed(data)
-                while (reply := gets()) is not False:
-                    if not waiting:
-                        raise hiredis.ProtocolError(f"a reply nobody asked for: {reply!r:.80}")
-                    future = waiting.popleft()
-                    if not future.done():
-                        future.set_result(reply)
-        except (OSError, hiredis.ProtocolError) as error:
-            reason = f"the connection to Redis broke: {error}"
-        finally:
-            watchdog.cancel()
-            if self._connection is connection:
-                self._reader_task = None
-                await self._drop(StoreUnavailable(reason))
+    def _take_over(self, transport: asyncio.Transport) -> None:
+        """From redis-py, which has made the connection and heard all it asked for."""
+        transport.set_write_buffer_limits(high=0)  # uvloop else writes after the tick
+        self._replies = _Replies(self._lost)
+        transport.set_protocol(self._replies)
+        self._watch()
 
-    async def _watch(self) -> None:
+    def _watch(self) -> None:
+        assert self._replies is not None
         loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._timeout_s / 4)
-            if self._waiting and loop.time() - self._heard_at > self._timeout_s:
-                await self._drop(StoreUnavailable(f"Redis has not answered for {self._timeout_s} s"))
-                return
+        if self._replies.waiting and loop.time() - self._replies.heard_at > self._timeout_s:
+            self._drop(f"Redis has not answered for {self._timeout_s} s")
+        else:
+            self._watchdog = loop.call_later(self._timeout_s / 4, self._watch)
 
-    async def _drop(self, reason: StoreUnavailable) -> None:
+    def _lost(self, replies: _Replies, reason: str) -> None:
+        if self._replies is replies:
+            self._drop(reason)
+
+    def _drop(self, reason: str) -> None:
+        """Forgets the connection, if there is one; who waits for a reply on it gets none."""
         connection, self._connection = self._connection, None
-        task, self._reader_task = self._reader_task, None
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        replies, self._replies = self._replies, None
         self._outgoing.clear()
-        for future in waiting:
-            if not future.done():
-                future.set_exception(reason)
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         if connection is not None:
-            await connection.disconnect(nowait=True)
+            connection._close()
+        for future in replies.waiting if replies is not None else ():
+            if not future.done():
+                future.set_exception(StoreUnavailable(reason))
+
+
+class _Replies(asyncio.Protocol):
+    """The receiving end of a connection: replies come in the order of the commands that `waiting` holds.
+
+    A stream to read them from would cost a task, and a turn of the event loop for every read.
+    """
+
+    def __init__(self, lost: Callable[[_Replies, str], None]) -> None:
+        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.heard_at = 0.0
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader(replyError=CommandFailed)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        waiting, gets = self.waiting, self._parser.gets
+        try:
+            self._parser.feed(data)
+            while (reply := gets()) is not False:
+                if not waiting:
+                    raise hiredis.ProtocolError(f"a reply nobody asked for: {reply!r:.80}")
+                future = waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except hiredis.ProtocolError as error:
+            self._lost(self, f"the connection to Redis broke: {error}")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost(self, "the connection to Redis broke" + (f": {error}" if error is not None else ""))
 
 
 def pool_for(url: str) -> redis.ConnectionPool:
