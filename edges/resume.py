@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
@@ -143,7 +142,7 @@ async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:
         return Start((await log.bounds(org)).clock)
     if not wanted.resumes and wanted.position > (clock := (await log.bounds(org)).clock):
         return Start(clock)
-    bounds, kind = await asyncio.gather(log.bounds(org), log.kind_at(org, wanted.position))
+    bounds, kind = await log.look_at(org, wanted.position)
     reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes)
     if reason is None:
         return Start(wanted.position, resumed=True, seen=wanted.resumes, is_delta=kind == "delta")
@@ -159,7 +158,7 @@ async def gap_from_start(log: Log, org: OrgId, asked: str, reason: Literal["trim
 
 async def survives(log: Log, org: OrgId, position: Position) -> bool:
     """Whether a position that was shown is still one of this log."""
-    bounds, kind = await asyncio.gather(log.bounds(org), log.kind_at(org, position))
+    bounds, kind = await log.look_at(org, position)
     return _refusal(bounds, kind, position, exact=True) in (None, "trimmed")
 
 

@@ -88,6 +88,9 @@ class ClusterPipe(Pipe):
         own = guarded(script)
         return await self._routed(slot_of(keys[0]), lambda pipe: pipe.run(own, keys, arguments, wait))
 
+    async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
+        return await asyncio.gather(*(self.call(*command) for command in commands))
+
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         await self._owner(slot_of(key_of(("PING",))))
         return await asyncio.gather(*(self._pipe(master).call(*arguments) for master in self._map.masters))

@@ -104,29 +104,43 @@ def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes
 
 def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...]) -> Recorded:
     """One stream entry as Redis returns it (a flat list of names and values). Missing fields are tolerated."""
-    get = dict(zip(fields[::2], fields[1::2], strict=False)).get
+    names, values = fields[::2], fields[1::2]
+    if names == _DELTA:
+        stored, conversation, run, cause, actor, data, personal = values
+        number = version = digest = b""
+    elif names == _FACT:
+        stored, conversation, number, version, run, cause, actor, data, personal, digest = values
+    else:
+        get = dict(zip(names, values, strict=False)).get
+        stored, conversation, number, version, run, cause, actor, data, personal, digest = (
+            get(name, b"{}" if name in (b"d", b"p") else b"") for name in _FACT
+        )
     position = Position.of(entry_id)
-    stored_type, schema = _type(get(b"t", b""))
-    run, cause, number, version, conversation = get(b"r"), get(b"k"), get(b"n"), get(b"v"), get(b"c")
+    stored_type, schema = _type(stored)
     return Recorded(
         position=position,
         organization=org,
         type=stored_type,
-        actor=_name(get(b"a", b"")),
-        run=_run(run) if run else position,
-        cause=Position.of(cause) if cause else None,
+        actor=_name(actor),
+        run=_position(run) if run else position,
+        cause=_position(cause) if cause else None,
         conversation=ConversationId(_name(conversation)) if conversation else None,
         number=int(number) if number else None,
         version=int(version) if version else None,
-        data=get(b"d", b"{}"),
-        personal=get(b"p", b"{}"),
-        digest=get(b"h", b""),
+        data=data,
+        personal=personal,
+        digest=digest,
         schema=schema,
     )
 
 
+# The fields as the script writes them: to look each up by its name costs more than everything else here.
+_DELTA = [b"t", b"c", b"r", b"k", b"a", b"d", b"p"]
+_FACT = [b"t", b"c", b"n", b"v", b"r", b"k", b"a", b"d", b"p", b"h"]
+
+
 # Events of one page share most of what these read.
-_run = lru_cache(maxsize=4_096)(Position.of)
+_position = lru_cache(maxsize=4_096)(Position.of)
 
 
 @lru_cache(maxsize=4_096)

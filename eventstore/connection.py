@@ -90,6 +90,19 @@ class Pipe:
             raise self._refused(reply)
         return reply
 
+    async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
+        """The replies to commands that leave in one write: a task for each would cost more than the command."""
+        if self._connection is None:
+            await self._connect()
+        if self._replies is None:
+            return [await self.call(*command) for command in commands]
+        sent = [self._sent(command) for command in commands]
+        replies = await asyncio.gather(*sent)
+        for reply in replies:
+            if isinstance(reply, CommandFailed):
+                raise self._refused(reply)
+        return replies
+
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         """What every server answers that holds a part of the store."""
         return [await self.call(*arguments)]

@@ -5,7 +5,6 @@ Positions of both streams of an organization come from one clock, so a merged re
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from eventstore import codec, collect, keys
 from eventstore.append import APPEND, Append, HeldBy, Outcome, arguments, outcome
 from eventstore.collect import Page, Scope
-from eventstore.connection import Pipe, load_script
+from eventstore.connection import Argument, Pipe, load_script
 from eventstore.durability import Barrier
 from eventstore.schema import END, ORIGIN, ConversationId, OrgId, Position, Recorded
 from eventstore.telemetry import APPENDS
@@ -151,36 +150,20 @@ class Log:
         return reply.decode() if reply else None
 
     async def bounds(self, org: OrgId) -> Bounds:
-        own = keys.of(org)
-        first, last, clock = await _together(
-            self.pipe.call("XRANGE", own.log, "-", "+", "COUNT", 1),
-            self.pipe.call("XREVRANGE", own.log, "+", "-", "COUNT", 1),
-            self.pipe.call("HMGET", own.meta, "ms", "sq", "tp"),
-        )
-        first_event = codec.recorded(org, *first[0]) if first else None
-        last_position = Position.parse(last[0][0]) if last else None
-        now = Position(int(clock[0]), int(clock[1])) if clock[0] else (last_position or ORIGIN)
-        return Bounds(
-            first_event.position if first_event else None,
-            last_position,
-            now,
-            first_event.number if first_event else None,
-            Position.of(clock[2]) if clock[2] else None,
-        )
+        return _bounds(org, *await self.pipe.calls(*_ends(org)))
 
     async def trim(self, org: OrgId, first: Position) -> int:
         """Removes the facts before this one; how many. Deltas go by their age, when others are appended."""
         own = keys.of(org)
         return int(await self.pipe.run(TRIM, (own.log, own.meta), (str(first),)))
 
-    async def kind_at(self, org: OrgId, position: Position) -> Kind | None:
-        """What stands at exactly this position."""
-        own = keys.of(org)
-        fact, delta = await _together(
-            self.pipe.call("XRANGE", own.log, str(position), str(position)),
-            self.pipe.call("XRANGE", own.tok, str(position), str(position)),
+    async def look_at(self, org: OrgId, position: Position) -> tuple[Bounds, Kind | None]:
+        """The bounds of the log, and what stands at exactly this position."""
+        own, at = keys.of(org), str(position)
+        *ends, fact, delta = await self.pipe.calls(
+            *_ends(org), ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at)
         )
-        return "fact" if fact else "delta" if delta else None
+        return _bounds(org, *ends), "fact" if fact else "delta" if delta else None
 
 
 def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:
@@ -199,6 +182,23 @@ def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:
     return events
 
 
-async def _together(*calls: Any) -> list[Any]:
-    """Awaits calls that leave in one write: the pipe sends all of a tick together."""
-    return await asyncio.gather(*calls)
+def _ends(org: OrgId) -> tuple[tuple[Argument, ...], ...]:
+    own = keys.of(org)
+    return (
+        ("XRANGE", own.log, "-", "+", "COUNT", 1),
+        ("XREVRANGE", own.log, "+", "-", "COUNT", 1),
+        ("HMGET", own.meta, "ms", "sq", "tp"),
+    )
+
+
+def _bounds(org: OrgId, first: Any, last: Any, clock: Any) -> Bounds:
+    first_event = codec.recorded(org, *first[0]) if first else None
+    last_position = Position.parse(last[0][0]) if last else None
+    now = Position(int(clock[0]), int(clock[1])) if clock[0] else (last_position or ORIGIN)
+    return Bounds(
+        first_event.position if first_event else None,
+        last_position,
+        now,
+        first_event.number if first_event else None,
+        Position.of(clock[2]) if clock[2] else None,
+    )

@@ -86,9 +86,9 @@ async def test_a_fact_is_found_at_its_exact_position_only(store: Store) -> None:
     assert found.data == b'{"text":"two"}'
     assert await store.log.at(ACME, token) is None
     assert await store.log.at(ACME, Position(other.ms, 99)) is None
-    assert await store.log.kind_at(ACME, token) == "delta"
-    assert await store.log.kind_at(ACME, run) == "fact"
-    assert await store.log.kind_at(ACME, Position(other.ms, 99)) is None
+    assert (await store.log.look_at(ACME, token))[1] == "delta"
+    assert (await store.log.look_at(ACME, run))[1] == "fact"
+    assert (await store.log.look_at(ACME, Position(other.ms, 99)))[1] is None
 
 
 async def test_a_conversation_reads_its_own_facts_after_a_position(store: Store) -> None:
