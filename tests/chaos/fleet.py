@@ -21,6 +21,8 @@ EXIT_START = 2
 NOT_BEGUN = -signal.SIGTERM
 """A process that was being started again is still importing, and does not listen for signals yet."""
 LOOK_S = 0.1
+SCRIPT = b"EVALSHA"
+"""What is lost is mostly a write: nothing depends on the reply to a read."""
 START_S = 60.0
 
 
@@ -151,7 +153,7 @@ class Fleet:
                     await self.place.stop(step.lasts_s)
             case "cut_request" | "cut_reply" | "swallow_reply":
                 if (proxy := _pick(self.members, step).proxy) is not None:
-                    proxy.fail_next(step.fault)
+                    proxy.fail_next(step.fault, SCRIPT)
             case "delay":
                 if (proxy := _pick(self.members, step).proxy) is not None:
                     proxy.delay_s = DELAY_S

@@ -86,8 +86,10 @@ class Producers:
         self.taken.append(Input(DEMO, mark, None))
 
     async def _chat(self, mark: str) -> None:
-        data = {"text": f"{mark} what are your hours?"}
-        event = {"type": "message.received", "conversation": f"session:{self._place(mark)}", "data": data}
+        await self._say(mark, f"session:{self._place(mark)}")
+
+    async def _say(self, mark: str, address: str) -> None:
+        event = {"type": "message.received", "conversation": address, "data": {"text": f"{mark} what are your hours?"}}
         answer = await self._ask(ACME, "/v1/events", {"events": [event]}, mark)
         run = Position.parse(answer.json()["positions"][0])
         self.taken.append(Input(ACME, mark, run))
@@ -110,7 +112,9 @@ class Producers:
         self._began(DEMO, run)
 
     async def _agent(self, mark: str) -> None:
-        """Takes over a conversation that customers write to, says something or not, and hands it back."""
+        """Takes over a conversation in the middle of an answer, says something or not, and hands it back."""
+        await self._say(f"{mark}q", HELD)
+        await asyncio.sleep(self._chance.uniform(0.2, 0.6))
         agent = {"phoneNumber": HELD, "agentId": f"a{mark}", "agentName": "Ann"}
         route = "/api/conversations/human-control/"
         await self._ask(ACME, route + "join", agent, f"{mark}j")

@@ -15,7 +15,7 @@ Fault = Literal["cut_request", "cut_reply", "swallow_reply"]
 class TcpProxy:
     """Between a client and the server at `upstream` (a redis://, http:// or unix:// URL).
 
-    `fail_next` arms one fault for the next request on any connection:
+    `fail_next` arms one fault for the next request on any connection, or the next that holds certain bytes:
     `cut_request` closes before Redis sees it, `cut_reply` after Redis has answered, but before the client hears;
     `swallow_reply` loses the answer and all that follow, and leaves the connection open.
     `delay_s` holds back every request.
@@ -26,6 +26,7 @@ class TcpProxy:
         self.delay_s = 0.0
         self.faults_hit = 0
         self._fault: Fault | None = None
+        self._holding = b""
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -47,8 +48,8 @@ class TcpProxy:
         for connection in self._connections:
             connection.cancel()
 
-    def fail_next(self, fault: Fault) -> None:
-        self._fault = fault
+    def fail_next(self, fault: Fault, holding: bytes = b"") -> None:
+        self._fault, self._holding = fault, holding
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -85,10 +86,10 @@ class TcpProxy:
             while data := await reader.read(CHUNK):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                fault, self._fault = self._fault, None
-                if fault is None:
+                if (fault := self._fault) is None or self._holding not in data:
                     to_redis.write(data)
                     continue
+                self._fault = None
                 self.faults_hit += 1
                 if fault == "cut_request":
                     return
