@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,7 +14,10 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
 
+MOST_AT_ONCE = 4
 OF_MANY_PROCESSES = ("tests/browser/", "tests/chaos/", "tests/e2e/")
+OF_FEW = ("test_claude.py", "test_doctor.py", "test_main_job.py", "test_tool_backends.py", "test_up.py")
+"""Of those: they work one process after the other, and no time limit of theirs is short."""
 
 
 class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
@@ -22,7 +26,12 @@ class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "many processes" if file.startswith(OF_MANY_PROCESSES) else file
+        return "many processes" if file.startswith(OF_MANY_PROCESSES) and not file.endswith(OF_FEW) else file
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the tests wait for other processes as often as they work."""
+    return min((os.cpu_count() or 1) + 1, MOST_AT_ONCE)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
