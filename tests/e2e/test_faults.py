@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -24,38 +24,56 @@ from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.streams import Event, events, follow, ids, in_order, text_shown, without_positions
 
 
-class Fleet(NamedTuple):
+class Fleet:
     """One edge and two workers on a Redis of their own."""
 
-    url: str
-    key: str
-    redis: RedisServer
-    edge: Command
-    workers: list[Command]
+    def __init__(self, redis: RedisServer, key: str) -> None:
+        self.redis = redis
+        self.headers = {"X-Tenant-API-Key": key}
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self.start_edge()
+        self.workers = [self._worker(), self._worker()]
+
+    def start_edge(self) -> None:
+        self.edge = Command("edge", "--port", str(self._port), env=self._env)
+
+    def mend(self) -> None:
+        """Starts again what a test has ended."""
+        if self.edge.process.poll() is not None:
+            self.start_edge()
+        self.workers = [each if each.process.poll() is None else self._worker() for each in self.workers]
+        wait_until_serving(self.url)
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        assert self.edge.stop() == 0, self.edge.stderr
+
+    def _worker(self) -> Command:
+        return Command("worker", env=self._env)
 
     @property
-    def headers(self) -> dict[str, str]:
-        return {"X-Tenant-API-Key": self.key}
+    def _env(self) -> dict[str, str]:
+        return {"TRUNKLINE_OFFLINE_DELAY_MS": "100", "TRUNKLINE_REDIS_URL": self.redis.url}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Fleet]:
+    binary = fastest_binary()
+    assert binary is not None
+    redis = RedisServer(binary, tcp=True, appendonly=True).start()
+    with ExitStack() as stack:
+        stack.callback(redis.stop)
+        fleet = Fleet(redis, asyncio.run(organization_and_key(redis.url)))
+        stack.callback(fleet.stop)
+        yield fleet
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    binary = fastest_binary()
-    assert binary is not None
-    with ExitStack() as stack:
-        redis = RedisServer(binary, tcp=True, appendonly=True).start()
-        stack.callback(redis.stop)
-        env = {"TRUNKLINE_OFFLINE_DELAY_MS": "100", "TRUNKLINE_REDIS_URL": redis.url}
-        key = asyncio.run(organization_and_key(redis.url))
-        port = free_port()
-        edge = Command("edge", "--port", str(port), env=env)
-        workers = [Command("worker", env=env) for _ in range(2)]
-        for process in (edge, *workers):
-            stack.callback(process.stop)
-        url = f"http://127.0.0.1:{port}"
-        wait_until_serving(url)
-        yield Fleet(url, key, redis, edge, workers)
-        assert edge.process.poll() is not None or edge.stop() == 0, edge.stderr
+def fleet(running: Fleet) -> Fleet:
+    running.mend()
+    return running
 
 
 async def organization_and_key(url: str) -> str:
@@ -186,14 +204,10 @@ def test_the_edge_killed_under_open_streams_loses_nothing(fleet: Fleet) -> None:
     client = Client(stream, fleet.headers, "reply.completed")
     client.wait_for(5)
     fleet.edge.kill()
-    port = fleet.url.rpartition(":")[2]
-    again = Command("edge", "--port", port, env={"TRUNKLINE_REDIS_URL": fleet.redis.url})
-    try:
-        shown = client.result()
-        assert ids(shown) == ids(data(follow(stream, headers=fleet.headers)))
-        assert text_shown(shown) == shown[-1]["data"]["text"]
-    finally:
-        assert again.stop() == 0, again.stderr
+    fleet.start_edge()
+    shown = client.result()
+    assert ids(shown) == ids(data(follow(stream, headers=fleet.headers)))
+    assert text_shown(shown) == shown[-1]["data"]["text"]
 
 
 def test_the_redis_of_up_killed_under_open_streams_is_started_again(data_dir: Path) -> None:
