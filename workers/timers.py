@@ -1,17 +1,20 @@
 """What is done at times rather than for events: one of all workers does it, and doing it twice changes nothing.
 
-A lease keeps workers out of each other's way, and is a hint; what has to be right carries an idempotency key with the
-planned time, or is harmless by itself. A tick costs what has happened since the last one: an organization is looked at
-when it has been written to, and when the time comes that was found then.
+APScheduler only ticks. A lease keeps workers out of each other's way, and is a hint; what has to be right carries an
+idempotency key with the planned time, or is harmless by itself. A tick costs what has happened since the last one: an
+organization is looked at when it has been written to, and when the time comes that was found then.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
 
 from eventstore import keys
 from eventstore.bells import Bells
@@ -20,6 +23,11 @@ from eventstore.leases import Lease, Leases
 from eventstore.organizations import Organizations
 from eventstore.schema import OrgId
 from workers.work import Services
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LATE_IS_FINE = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+"""By default a tick that is a second late is dropped."""
+CLOCK_CHECK_S = 1.0
 
 logger = structlog.get_logger()
 
@@ -52,15 +60,18 @@ class Timers:
 
     async def run(self) -> None:
         """Until cancelled; a job that is under way is then broken off."""
-        async with asyncio.TaskGroup() as group:
-            for job in self._jobs:
-                group.create_task(self._repeat(job), name=f"job {job.name}")
-
-    async def _repeat(self, job: Job) -> None:
-        """Pauses never last longer than `every_s`: a wall clock that is set back must not hold up what comes next."""
-        while True:
-            await asyncio.sleep(job.every_s - self._services.now_ms() / 1_000 % job.every_s)
-            await self.tick(job)
+        scheduler = AsyncIOScheduler(timezone=UTC, job_defaults=LATE_IS_FINE)
+        for job in self._jobs:
+            trigger = IntervalTrigger(seconds=job.every_s, start_date=EPOCH, timezone=UTC)
+            scheduler.add_job(self.tick, trigger, args=[job], id=job.name)
+        scheduler.start()
+        try:
+            while True:
+                await asyncio.sleep(CLOCK_CHECK_S)
+                follow_clock(scheduler)
+        finally:
+            scheduler.shutdown(wait=False)
+            await asyncio.sleep(0)  # it ends in a callback of the loop
 
     async def tick(self, job: Job) -> None:
         """Does the job for every organization that it is due for, unless another worker is at it."""
@@ -100,3 +111,12 @@ class Timers:
             return sorted(rung.organizations)
         every = [organization.id for organization in await self._organizations.list()]
         return [org for org in every if org in rung.organizations or keys.shard_of(org) in rung.unheard]
+
+
+def follow_clock(scheduler: AsyncIOScheduler) -> None:
+    """Plans anew what is further ahead than a job's own interval: the scheduler plans by the wall clock, and where that
+    was set back an hour it would sleep for one."""
+    now = datetime.now(UTC)
+    for job in scheduler.get_jobs():
+        if job.next_run_time - now > job.trigger.interval:
+            job.reschedule(job.trigger)
