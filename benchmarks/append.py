@@ -46,7 +46,7 @@ def measure(rounds: int = ROUNDS, calls: int = CALLS) -> list[Claim]:
             "redis-benchmark, same script and arguments",
             statistics.median(theirs),
             statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
-            0.5,
+            0.7,
         )
     ]
 
