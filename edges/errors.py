@@ -7,14 +7,12 @@ so a client needs one way to read errors. Once bytes have left, the stream break
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from http import HTTPStatus
 
 import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from prometheus_client import Counter
 
 from edges.in_flight import IN_FLIGHT
 from edges.pace import PACE
@@ -38,6 +36,9 @@ LOG_BACK_MS = (1_000, 3_000)
 FEED = "/api/stream/conversation/"
 
 _PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+STATUS_CLASSES = ("gone", "1xx", "2xx", "3xx", "4xx", "5xx")
+"""By a status' first digit, for the metric; 0 has none."""
 
 CODES = {
     400: "BAD_REQUEST",
@@ -215,14 +216,8 @@ async def guarded(app: web.Application, request: web.Request, handler: Handler, 
         status = response.status // 100
     finally:
         in_flight.count -= 1
-        _counter(route, status).inc()
+        REQUESTS.inc(route, STATUS_CLASSES[status])
     return response
-
-
-@lru_cache(maxsize=1_024)
-def _counter(route: str, status: int) -> Counter:
-    """Finding a labelled metric costs more than counting with it."""
-    return REQUESTS.labels(route, f"{status}xx" if status else "gone")
 
 
 def _is_subscription(request: web.Request) -> bool:

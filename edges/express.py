@@ -22,6 +22,7 @@ from edges.dialects.native_inputs import PATH, SCOPE, read, receipt
 from edges.errors import ORGANIZATION, guarded
 from edges.intake import accept
 from edges.open_streams import STREAMS
+from eventstore.organizations import Organization
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -44,6 +45,7 @@ def _express(app: web.Application, ordinary: Handler) -> Handler:
             or request.method != "POST"
             or (caller := remembered(organizations, request)) is None
             or not caller.may(SCOPE)
+            or (organization := organizations.known(caller.org)) is None
             or not request.content.is_eof()
             or request.content.total_bytes > MAX_BODY_BYTES
             or request.version != HttpVersion11
@@ -52,13 +54,15 @@ def _express(app: web.Application, ordinary: Handler) -> Handler:
         ):
             return await ordinary(request)
         request[ORGANIZATION] = caller.org
-        return await guarded(app, request, partial(_taken, app, caller), PATH)
+        return await guarded(app, request, partial(_taken, app, organization, caller), PATH)
 
     return handle
 
 
-async def _taken(app: web.Application, caller: Caller, request: web.Request) -> web.StreamResponse:
-    given = await read(app, caller, request.content.read_nowait())
+async def _taken(
+    app: web.Application, organization: Organization, caller: Caller, request: web.Request
+) -> web.StreamResponse:
+    given = read(organization, caller, request.content.read_nowait())
     body, headers = receipt(given, await accept(app, request, caller, given))
     more = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode() if headers else b""
     head = b"%bDate: %b\r\nContent-Length: %d\r\n%b\r\n" % (CREATED, _date(int(time.time())), len(body), more)

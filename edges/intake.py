@@ -115,7 +115,7 @@ async def record(log: Log, org: OrgId, append: Append) -> Accepted:
         outcome = await log.append(org, append)
     except StoreError as error:
         outcome = await _again(log, org, append, error, begun)
-    if isinstance(outcome, Appended | Duplicate):
+    if isinstance(outcome, (Appended, Duplicate)):
         run, positions = append.events[0].run, outcome.positions
         run = run if isinstance(run, Position) else positions[0]
         return Accepted(run, positions, outcome.versions, isinstance(outcome, Duplicate))

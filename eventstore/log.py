@@ -15,7 +15,7 @@ from eventstore.collect import Page, Scope
 from eventstore.connection import Argument, Pipe, load_script
 from eventstore.durability import Barrier
 from eventstore.schema import END, ORIGIN, ConversationId, OrgId, Position, Recorded
-from eventstore.telemetry import APPENDS
+from eventstore.telemetry import APPEND_SECONDS
 
 TRIM = load_script("trim.lua")
 
@@ -69,7 +69,7 @@ class Log:
         started = time.perf_counter()
         reply = await (self._barrier or self.pipe).run(APPEND, (key,), values)
         answer = outcome(org, reply)
-        APPENDS[type(answer).__name__].observe(time.perf_counter() - started)
+        APPEND_SECONDS.observe(type(answer).__name__, time.perf_counter() - started)
         return answer
 
     async def read(self, org: OrgId, after: Position, *, count: int = PAGE, deltas: bool = True) -> list[Recorded]:

@@ -112,8 +112,12 @@ class Organizations:
         self._known.put(renamed.id, renamed, asked)
         return renamed
 
+    def known(self, org: OrgId) -> Organization | None:
+        """The organization, if it was asked for a moment ago; None says nothing."""
+        return self._known.get(org)
+
     async def get(self, org: OrgId) -> Organization | None:
-        if (known := self._known.get(org)) is not None:
+        if (known := self.known(org)) is not None:
             return known
         asked = self._clock()
         stored = await self._pipe.call("GET", keys.organization(org)) if _SLUG.fullmatch(org) else None

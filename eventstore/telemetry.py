@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from eventstore.meters import Tally, Timings
+
 FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
-APPEND_SECONDS = Histogram(
+APPEND_SECONDS = Timings(
     "trunkline_append_seconds",
     "Time from an append call to its reply. Rising: Redis is saturated or AOF is slow. `Backlog`: consumers or the "
     "archive lag behind.",
-    ["outcome"], buckets=FAST,
+    "outcome", ("Appended", "Duplicate", "KeyReused", "Fenced", "HeldBy", "VersionConflict", "Backlog"), FAST,
 )  # fmt: skip
-APPENDS = {
-    name: APPEND_SECONDS.labels(name)
-    for name in ("Appended", "Duplicate", "KeyReused", "Fenced", "HeldBy", "VersionConflict", "Backlog")
-}
 
 DELIVERY_SECONDS = Histogram(
     "trunkline_delivery_seconds",
@@ -39,7 +37,7 @@ CONSUMER_LAG = Gauge(
 SLOW_CUTS = Counter("trunkline_slow_cuts_total", "Streams cut because the client read nothing for a minute.")
 RELOADS = Counter("trunkline_tailer_reconnects_total", "Times the tailer lost Redis and checked the log again.")
 
-REQUESTS = Counter("trunkline_http_requests_total", "Requests by route and status class.", ["route", "status"])
+REQUESTS = Tally("trunkline_http_requests_total", "Requests by route and status class.", ["route", "status"])
 WEBHOOKS = Counter(
     "trunkline_webhooks_total", "Webhooks by source and outcome. `bad_signature`: wrong secret or URL.",
     ["source", "outcome"],

@@ -17,12 +17,13 @@ import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from eventstore import codec, events, telemetry
+from eventstore.meters import Tally, Timings
 from eventstore.schema import Body
 
 FOLDER = Path(__file__).parents[1] / "docs"
 COMMAND = "python -m trunkline.docs"
 
-Metric = Counter | Gauge | Histogram
+Metric = Counter | Gauge | Histogram | Tally | Timings
 Ending = Literal["yes", "as root", "no"]
 
 _NOTICE = f"<!-- Written by `{COMMAND}` from the code: change the code, not this file. -->\n"
@@ -85,7 +86,11 @@ PAGES = (Page("events.md", events_page), Page("metrics.md", metrics_page))
 
 def metrics() -> list[Metric]:
     """Every metric of the module, in the order in which it is written there."""
-    return [value for value in vars(telemetry).values() if isinstance(value, Counter | Gauge | Histogram)]
+    return [value for value in vars(telemetry).values() if isinstance(value, Metric)]
+
+
+def labels_of(metric: Metric) -> Sequence[str]:
+    return metric.labels if isinstance(metric, Tally | Timings) else metric._labelnames  # nothing public tells them
 
 
 def ending(body: type[Body]) -> Ending:
@@ -213,9 +218,9 @@ def _structs(kind: msgspec.inspect.Type) -> Iterator[type[msgspec.Struct]]:
 
 def _metric_row(metric: Metric) -> list[str]:
     (family,) = metric.describe()
-    name = f"{family.name}_total" if isinstance(metric, Counter) else family.name
+    name = f"{family.name}_total" if family.type == "counter" else family.name
     meaning, _, remedy = family.documentation.partition(". ")
-    labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # nothing public tells them
+    labels = ", ".join(f"`{label}`" for label in labels_of(metric))
     return [f"`{name}`", family.type, labels, f"{meaning.rstrip('.')}.", remedy]
 
 

@@ -64,12 +64,13 @@ async def append(request: web.Request) -> web.StreamResponse:
     """201 with the positions; the batch is one atomic step."""
     caller = await require(request, SCOPE)
     await charge(request, caller)
-    given = await read(request.app, caller, await raw_body(request))
+    organization = await request.app[ORGANIZATIONS].require(caller.org)
+    given = read(organization, caller, await raw_body(request))
     answer = receipt(given, await accept(request.app, request, caller, given))
     return web.Response(status=201, body=answer.body, content_type="application/json", headers=answer.headers)
 
 
-async def read(app: web.Application, caller: Caller, raw: bytes) -> Input:
+def read(organization: Organization, caller: Caller, raw: bytes) -> Input:
     """What a body asks to be appended; ApiError says why it may not."""
     batch, actor = decoded(raw, _decode), caller.actor
     events: list[Event] = []
@@ -78,7 +79,6 @@ async def read(app: web.Application, caller: Caller, raw: bytes) -> Input:
         if new.conversation is None and codec.is_custom_type(new.type):
             events.append(Event(Custom(name=new.type, data=new.data), actor))
         else:
-            organization = await app[ORGANIZATIONS].require(caller.org)
             events.append(_event(organization, caller, new, addresses, at))
     if batch.expected_version is not None and (len(found := {e.conversation for e in events}) != 1 or None in found):
         raise ApiError(422, "BAD_EXPECTED_VERSION", "expected_version: needs events of exactly one conversation")

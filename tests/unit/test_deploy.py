@@ -18,7 +18,7 @@ from pydantic import AliasChoices
 
 from edges.webhooks.elevenlabs import MAX_AUDIO_BYTES
 from trunkline.cli import application
-from trunkline.docs import metrics
+from trunkline.docs import labels_of, metrics
 from trunkline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def samples() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"up": {"job", "instance"}}
     for metric in metrics():
         [family] = metric.describe()
-        labels = set(metric._labelnames)
+        labels = set(labels_of(metric))
         match family.type:
             case "histogram":
                 found |= {f"{family.name}_{part}": labels for part in ("count", "sum")}

@@ -1,0 +1,63 @@
+"""Metrics of what happens ten thousand times a second, for one thread to write: numbers in plain dicts, which become
+prometheus_client's when somebody scrapes. Its own metrics take a lock for every number, and several calls.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Tally(Collector):
+    """A counter by labels."""
+
+    def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
+        self.labels = tuple(labels)
+        self._name = name
+        self._meaning = meaning
+        self._counts: dict[tuple[str, ...], int] = {}
+        REGISTRY.register(self)
+
+    def inc(self, *labels: str) -> None:
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+
+    def describe(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._meaning, labels=self.labels)]
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._meaning, labels=self.labels)
+        for labels, count in tuple(self._counts.items()):
+            family.add_metric(labels, count)
+        yield family
+
+
+class Timings(Collector):
+    """A histogram of seconds by one label, whose values are known from the beginning."""
+
+    def __init__(self, name: str, meaning: str, label: str, values: Sequence[str], bounds: Sequence[float]) -> None:
+        self.labels = (label,)
+        self._name = name
+        self._meaning = meaning
+        self._bounds = bounds
+        self._counts = {value: [0] * (len(bounds) + 1) for value in values}
+        self._sums = dict.fromkeys(values, 0.0)
+        REGISTRY.register(self)
+
+    def observe(self, value: str, seconds: float) -> None:
+        self._counts[value][bisect_left(self._bounds, seconds)] += 1
+        self._sums[value] += seconds
+
+    def describe(self) -> Iterable[Metric]:
+        return [HistogramMetricFamily(self._name, self._meaning, labels=self.labels)]
+
+    def collect(self) -> Iterator[Metric]:
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self.labels)
+        names = [*map(floatToGoString, self._bounds), "+Inf"]
+        for value, counts in self._counts.items():
+            family.add_metric([value], list(zip(names, accumulate(counts), strict=True)), self._sums[value])
+        yield family
