@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import servers
 from benchmarks.report import Claim
 from eventstore.append import APPEND, Append, Idempotency, arguments, fingerprint
-from eventstore.connection import Argument, Pipe, pool_for
+from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
 from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId
@@ -73,17 +73,14 @@ async def _ours(port: int, calls: int, round_: int) -> float:
 
 
 def _redis_benchmark(port: int, calls: int) -> float:
-    key, values = arguments(ORG, _request("__rand_int__"))
+    key, framed = arguments(ORG, _request("__rand_int__"))
+    values = framed.values()
     # A digest of printable bytes: the command line cannot carry a raw one. Its length is the same.
-    values[-1] = "d" * 32
+    values[-1] = b"d" * 32
     command = [
         "redis-benchmark", "-p", str(port), "-c", str(IN_FLIGHT), "-n", str(calls), "-r", "1000000000", "--csv",
-        "EVALSHA", APPEND.sha, "1", key, *(_text(value) for value in values),
+        "EVALSHA", APPEND.sha, "1", key, *(value.decode() for value in values),
     ]  # fmt: skip
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = list(csv.reader(io.StringIO(output)))
     return float(rows[-1][1])
-
-
-def _text(argument: Argument) -> str:
-    return argument.decode() if isinstance(argument, bytes) else str(argument)

@@ -20,8 +20,6 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple
 
-import hiredis
-
 from benchmarks import servers
 from benchmarks.peers import BARE, NCHAN, USUAL, Peer
 from benchmarks.publisher import Publisher
@@ -30,6 +28,7 @@ from benchmarks.subscribers import MARK, SSE, Subscribers, Turn
 from eventstore.append import APPEND, Append, arguments
 from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
+from eventstore.resp import evalsha
 from eventstore.schema import ConversationId, Event, OrgId
 
 TARGETS = {100: 1.0, 1_000: 1.2, 5_000: 1.2}
@@ -185,7 +184,7 @@ def _append_command(conversation: ConversationId) -> bytes:
     data = {"mark": "~", "text": "x" * 120}
     event = Event(Custom(name="custom.bench", data=data), "system:bench", conversation)
     key, values = arguments(OrgId("bench"), Append(events=[event]))
-    return bytes(hiredis.pack_command(("EVALSHA", APPEND.sha, 1, key, *values)))  # type: ignore[arg-type]
+    return evalsha(APPEND.sha, (key,), values)
 
 
 async def _load(port: int) -> None:

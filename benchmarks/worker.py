@@ -194,4 +194,4 @@ async def _one_lane(port: int, items: int) -> tuple[str, list[object]]:
     assert isinstance(taken, Taken)
     await pipe.close()
     key, values = arguments(ORG, Append(held=taken.held._replace(head=None), disposal=Disposal("finish")))
-    return key, list(values)
+    return key, list(values.values())

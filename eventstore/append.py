@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from eventstore import codec, keys
-from eventstore.connection import Argument, load_script
+from eventstore.connection import load_script
 from eventstore.errors import StoreError
 from eventstore.events import DELTAS
+from eventstore.resp import Argument, Framed, bulk, known_bulk
 from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded, Sibling
 
 APPEND = load_script("append.lua")
@@ -34,6 +35,7 @@ class Idempotency(msgspec.Struct, frozen=True):
 
 
 _NO_KEY = Idempotency("", "")
+_EMPTY, _FACT, _DELTA = bulk(""), bulk("f"), bulk("d")
 
 
 class Held(NamedTuple):
@@ -159,9 +161,7 @@ class Backlog(NamedTuple):
 Outcome = Appended | Duplicate | KeyReused | Fenced | HeldBy | VersionConflict | Backlog
 
 
-def arguments(
-    org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | None = None
-) -> tuple[str, list[Argument]]:
+def arguments(org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | None = None) -> tuple[str, Framed]:
     """The key and the arguments of the append script (its header explains them). Raises ValueError for nonsense.
 
     Every append of a process goes through here: what is a call in its loop shows in the edge's throughput.
@@ -171,37 +171,40 @@ def arguments(
         raise ValueError(f"a batch holds at most {MAX_BATCH} events, got {len(events)}")
     if idempotency.ttl_ms <= 0:
         raise ValueError(f"an idempotency key must be kept for some time, not {idempotency.ttl_ms} ms")
-    values: list[Argument] = [
-        "" if now_ms is None else now_ms,
-        idempotency.key,
-        idempotency.fingerprint,
-        idempotency.ttl_ms,
-        max_facts,
-        request.max_pending,
-        DELTA_RETENTION_MS,
-        len(events),
-        len(addresses),
+    values = [
+        _EMPTY if now_ms is None else bulk(now_ms),
+        bulk(idempotency.key),
+        bulk(idempotency.fingerprint),
+        known_bulk(idempotency.ttl_ms),
+        known_bulk(max_facts),
+        known_bulk(request.max_pending),
+        known_bulk(DELTA_RETENTION_MS),
+        known_bulk(len(events)),
+        known_bulk(len(addresses)),
     ]
     for place, event in enumerate(events):
         body, actor, conversation, run, cause = event.body, event.actor, event.conversation, event.run, event.cause
         stored_type, data, personal, digest = codec.encode(body, actor, conversation)
         values += (
-            "d" if type(body) in DELTAS else "f",
-            conversation or "",
-            event.lane or "",
-            stored_type,
-            actor,
-            "" if run is None else _reference(run, place),
-            "" if cause is None else _reference(cause, place),
-            data,
-            personal,
-            digest,
+            _DELTA if type(body) in DELTAS else _FACT,
+            known_bulk(conversation or ""),
+            _EMPTY if event.lane is None else bulk(event.lane),
+            known_bulk(stored_type),
+            known_bulk(actor),
+            _EMPTY if run is None else known_bulk(_reference(run, place)),
+            _EMPTY if cause is None else known_bulk(_reference(cause, place)),
+            b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+            % (len(data), data, len(personal), personal, len(digest), digest),
         )
-    for alias in addresses.items():
-        values += alias
+    count = len(values) + 2 * len(events)  # the last of an event's are three
+    if addresses:
+        values += [bulk(part) for alias in addresses.items() for part in alias]
+        count += 2 * len(addresses)
     if request.is_guarded:
-        values += _guards(request)
-    return keys.of(org).log, values
+        guards = _guards(request)
+        values += map(bulk, guards)
+        count += len(guards)
+    return keys.of(org).log, Framed(count, b"".join(values))
 
 
 def _guards(request: Append) -> tuple[Argument, ...]:

@@ -14,8 +14,9 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from eventstore.connection import Argument, Pipe, Script
+from eventstore.connection import Pipe, Script
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
+from eventstore.resp import Argument, Framed, pack
 from eventstore.slot_reads import SlotReads
 from eventstore.slots import READS, Address, SlotMap, address_of, by_slot, key_of, slot_of
 
@@ -50,7 +51,7 @@ class _NodePipe(Pipe):
         """Like `call`, for a slot that the node is only being given: ASKING goes right before it."""
         if self._connection is None:
             await self._connect()
-        _, reply = await asyncio.gather(self._sent(("ASKING",)), self._sent(arguments))
+        _, reply = await asyncio.gather(self._sent(pack(("ASKING",))), self._sent(pack(arguments)))
         if isinstance(reply, CommandFailed):
             raise self._refused(reply)
         return reply
@@ -83,7 +84,7 @@ class ClusterPipe(Pipe):
         return await self._call(slot_of(key_of(arguments)), arguments)
 
     async def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], wait: Sequence[Argument] = ()
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] | Framed, wait: Sequence[Argument] = ()
     ) -> Any:
         own = guarded(script)
         return await self._routed(slot_of(keys[0]), lambda pipe: pipe.run(own, keys, arguments, wait))

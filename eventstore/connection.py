@@ -22,8 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable, WritesRefused
-
-Argument = bytes | str | int | float
+from eventstore.resp import Argument, Framed, evalsha, pack
 
 CONNECT_TIMEOUT_S = 0.7
 CONNECT_OPTIONS: dict[str, Any] = {
@@ -85,7 +84,7 @@ class Pipe:
             await self._connect()
         if self._replies is None:
             return await self._call_in_turn(arguments)
-        reply = await self._sent(arguments)
+        reply = await self._sent(pack(arguments))
         if isinstance(reply, CommandFailed):
             raise self._refused(reply)
         return reply
@@ -96,7 +95,7 @@ class Pipe:
             await self._connect()
         if self._replies is None:
             return [await self.call(*command) for command in commands]
-        sent = [self._sent(command) for command in commands]
+        sent = [self._sent(pack(command)) for command in commands]
         replies = await asyncio.gather(*sent)
         for reply in replies:
             if isinstance(reply, CommandFailed):
@@ -113,8 +112,8 @@ class Pipe:
         self._besides.append(other)
         return other
 
-    def _sent(self, arguments: Sequence[Argument]) -> asyncio.Future[Any]:
-        """The reply to come, to a command that leaves with this tick's others."""
+    def _sent(self, command: bytes) -> asyncio.Future[Any]:
+        """The reply to come, to a packed command that leaves with this tick's others."""
         replies = self._replies
         assert replies is not None
         if len(replies.waiting) >= MAX_IN_FLIGHT:
@@ -124,7 +123,7 @@ class Pipe:
         if not replies.waiting:
             replies.heard_at = loop.time()
         replies.waiting.append(future)
-        self._outgoing.append(hiredis.pack_command(arguments))  # type: ignore[arg-type]
+        self._outgoing.append(command)
         if len(self._outgoing) >= FLUSH_AT:
             self._flush()
         elif not self._flush_scheduled:
@@ -133,7 +132,7 @@ class Pipe:
         return future
 
     async def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument], wait: Sequence[Argument] = ()
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] | Framed, wait: Sequence[Argument] = ()
     ) -> Any:
         """Runs a script, loading it again where the server has forgotten it (it changed nothing then).
 
@@ -142,18 +141,17 @@ class Pipe:
         if self._connection is None:
             await self._connect()
         connection = self._connection
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         if self._replies is None:
             try:
-                reply = await self.call(*command)
+                reply = await self.call("EVALSHA", script.sha, len(keys), *keys, *_values(arguments))
             except CommandFailed as error:
                 reply = error
         else:
-            reply = await self._sent(command)
+            reply = await self._sent(evalsha(script.sha, tuple(keys), arguments))
         if isinstance(reply, CommandFailed):
             if not str(reply).startswith("NOSCRIPT"):
                 raise self._refused(reply)
-            reply = await self.call("EVAL", script.text, len(keys), *keys, *arguments)
+            reply = await self.call("EVAL", script.text, len(keys), *keys, *_values(arguments))
         if wait:
             await self._confirmed(wait, connection)
         return reply
@@ -166,7 +164,7 @@ class Pipe:
         if self._connection is not connection or self._replies is None:
             raise StoreUnavailable("the connection to Redis broke before the write was confirmed")
         if self._confirming is None or self._confirming.done():
-            self._confirming = self._sent(wait)
+            self._confirming = self._sent(pack(wait))
         reply = await asyncio.shield(self._confirming)
         if isinstance(reply, CommandFailed):  # UNBLOCKED: the server became a replica. What was written may be gone
             raise StoreUnavailable(f"the write was not confirmed: {reply}")
@@ -308,6 +306,10 @@ class _Replies(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost(self, "the connection to Redis broke" + (f": {error}" if error is not None else ""))
+
+
+def _values(arguments: Sequence[Argument] | Framed) -> Sequence[Argument]:
+    return arguments.values() if isinstance(arguments, Framed) else arguments
 
 
 def pool_for(url: str) -> redis.ConnectionPool:

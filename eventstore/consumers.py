@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from eventstore import keys
-from eventstore.connection import Argument, Pipe, load_script
+from eventstore.connection import Pipe, load_script
+from eventstore.resp import Argument
 from eventstore.schema import OrgId, Position
 
 CONSUMER = load_script("consumer.lua")

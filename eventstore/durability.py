@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import structlog
 
-from eventstore.connection import Argument, Pipe, Script
+from eventstore.connection import Pipe, Script
 from eventstore.errors import CommandFailed, StoreMisconfigured, StoreUnavailable
+from eventstore.resp import Argument, Framed
 
 Durability = Literal["local", "aof", "replica"]
 
@@ -32,7 +33,7 @@ class Barrier:
         self._pipe = pipe.beside()
         self._wait = wait
 
-    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] | Framed) -> Any:
         """Raises StoreUnavailable when it was not in time: the write stands, but may be lost in a failover."""
         try:
             async with asyncio.timeout(LIMIT_S):

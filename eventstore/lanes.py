@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, keys
 from eventstore.append import Fenced, Held, NextItem
-from eventstore.connection import Argument, Pipe, load_script
+from eventstore.connection import Pipe, load_script
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable
+from eventstore.resp import Argument
 from eventstore.schema import OrgId, Position, Recorded
 
 LANES = load_script("lanes.lua")

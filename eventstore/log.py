@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple
 from eventstore import codec, collect, keys
 from eventstore.append import APPEND, Append, HeldBy, Outcome, arguments, outcome
 from eventstore.collect import Page, Scope
-from eventstore.connection import Argument, Pipe, load_script
+from eventstore.connection import Pipe, load_script
 from eventstore.durability import Barrier
+from eventstore.resp import Argument
 from eventstore.schema import END, ORIGIN, ConversationId, OrgId, Position, Recorded
 from eventstore.telemetry import APPEND_SECONDS
 

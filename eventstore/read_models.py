@@ -12,7 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from eventstore import keys
-from eventstore.connection import Argument, Pipe, load_script
+from eventstore.connection import Pipe, load_script
+from eventstore.resp import Argument
 from eventstore.schema import ORIGIN, OrgId, Position
 
 ADVANCE = load_script("advance.lua")

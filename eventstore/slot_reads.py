@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from eventstore.connection import Argument
 from eventstore.errors import StoreError, StoreUnavailable
+from eventstore.resp import Argument
 
 Read = Callable[[int, Sequence[Argument]], Coroutine[Any, Any, Any]]
 

@@ -6,8 +6,8 @@ from binascii import crc_hqx
 from collections.abc import Sequence
 from typing import Any
 
-from eventstore.connection import Argument
 from eventstore.keys import STORE
+from eventstore.resp import Argument
 
 SLOTS = 16_384
 KEYLESS = frozenset({"PING", "TIME", "ECHO", "INFO", "CONFIG", "CLUSTER", "CLIENT", "SCRIPT"})

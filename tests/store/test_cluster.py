@@ -123,7 +123,7 @@ async def test_an_append_to_a_moving_slot_says_so_in_time_and_writes_nothing(pip
     moving = asyncio.create_task(cluster.move(key, pause_s=0.3))
     await asyncio.sleep(0.1)
     async with asyncio.timeout(0.9):
-        with pytest.raises(StoreUnavailable, match="TRYAGAIN|ASK"):
+        with pytest.raises(StoreUnavailable, match=r"TRYAGAIN|ASK"):
             await log.append(ACME, Append(events=[fact()]))
     await moving
     assert written(await log.append(ACME, Append(events=[fact()]))).first_number == 2

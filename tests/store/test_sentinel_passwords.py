@@ -28,7 +28,7 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     file = home / "sentinel.conf"
     file.write_text(
         f"port {port}\nbind 127.0.0.1\nlogfile {home}/log\n"
-        f"user default off\nuser guard on \">{OF_SENTINEL}\" +@all\n"
+        f'user default off\nuser guard on ">{OF_SENTINEL}" +@all\n'
         f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
         f'sentinel auth-user main app\nsentinel auth-pass main "{OF_REDIS}"\n'
     )

@@ -178,7 +178,7 @@ class Stack:
         key, values = arguments(org, Append(events=events))
         assert "shard .. 'bell'" in APPEND.text
         text = APPEND.text.replace("shard .. 'bell'", "shard .. 'unheard'")
-        written = outcome(org, await self.pipe.call("EVAL", text, 1, key, *values))
+        written = outcome(org, await self.pipe.call("EVAL", text, 1, key, *values.values()))
         assert isinstance(written, Appended), written
         return written.positions
 

@@ -15,9 +15,10 @@ from edges.ring import Window
 from edges.tail import Tailer
 from eventstore import keys
 from eventstore.append import APPEND, Append, Appended
-from eventstore.connection import Argument, Pipe, pool_for
+from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreUnavailable
 from eventstore.log import Log
+from eventstore.resp import Argument
 from eventstore.schema import Event, OrgId
 from tests.support.store import ACME, fact
 from tests.support.tcp_proxy import TcpProxy
