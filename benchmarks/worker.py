@@ -187,11 +187,11 @@ def _finishing(items: int) -> float:
         return float(list(csv.reader(io.StringIO(output)))[-1][1])
 
 
-async def _one_lane(port: int, items: int) -> tuple[str, list[object]]:
+async def _one_lane(port: int, items: int) -> tuple[str, list[str]]:
     await _append(port, items, 1)
     pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND, LANES])
     taken = await Lanes(pipe, "bench").take(ORG, f"conv_{0:016x}")
     assert isinstance(taken, Taken)
     await pipe.close()
     key, values = arguments(ORG, Append(held=taken.held._replace(head=None), disposal=Disposal("finish")))
-    return key, list(values.values())
+    return key, [value.decode() for value in values.values()]
