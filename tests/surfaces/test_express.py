@@ -43,6 +43,7 @@ BODIES: dict[str, bytes | dict[str, Any]] = {
     "an unknown member": {"events": [custom(lane="mine")]},
     "a type that is refused": {"events": [{"type": "reply.completed"}]},
 }
+TAKEN = {"one", "several", "work", "a tool"}
 
 
 @pytest.fixture
@@ -82,6 +83,7 @@ async def test_both_ways_answer_and_write_the_same(stack: Stack, name: str) -> N
         answers.append(await post(edge.url, await stack.key(org=org), BODIES[name]))
     short, ordinary = answers
     assert shown(short) == shown(ordinary)
+    assert (short.status_code == 201) == (name in TAKEN)
     assert went_short(short) == short.is_success
     assert not went_short(ordinary)
     assert [written(e) for e in await stack.events(ACME)] == [written(e) for e in await stack.events(DEMO)]
