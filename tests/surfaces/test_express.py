@@ -31,7 +31,8 @@ BODIES: dict[str, bytes | dict[str, Any]] = {
     "work": {"events": [{"type": "message.received", "conversation": "tel:+15550101", "data": {"text": "hello"}}]},
     "a tool": {"events": [{"type": "tool.requested", "data": {"tool": "get_location", "arguments": {}}}]},
     "a version that is not": {"events": [custom(conversation="tel:+15550103")], "expected_version": 7},
-    "a conversation that is none": {"events": [custom(conversation="conv_a")]},
+    "a conversation by its id": {"events": [custom(conversation="conv_a")]},
+    "a conversation that is none": {"events": [custom(conversation="session:a")]},
     "a version of nothing": {"events": [custom()], "expected_version": 1},
     "no events": {"events": []},
     "nothing": b"",
@@ -43,7 +44,7 @@ BODIES: dict[str, bytes | dict[str, Any]] = {
     "an unknown member": {"events": [custom(lane="mine")]},
     "a type that is refused": {"events": [{"type": "reply.completed"}]},
 }
-TAKEN = {"one", "several", "work", "a tool"}
+TAKEN = {"one", "several", "work", "a tool", "a conversation by its id"}
 
 
 @pytest.fixture
