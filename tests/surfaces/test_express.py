@@ -32,7 +32,7 @@ BODIES: dict[str, bytes | dict[str, Any]] = {
     "a tool": {"events": [{"type": "tool.requested", "data": {"tool": "get_location", "arguments": {}}}]},
     "a version that is not": {"events": [custom(conversation="tel:+15550103")], "expected_version": 7},
     "a conversation by its id": {"events": [custom(conversation="conv_a")]},
-    "a conversation that is none": {"events": [custom(conversation="session:a")]},
+    "a conversation that is none": {"events": [custom(conversation="nobody")]},
     "a version of nothing": {"events": [custom()], "expected_version": 1},
     "no events": {"events": []},
     "nothing": b"",
