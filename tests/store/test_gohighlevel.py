@@ -17,7 +17,7 @@ from tests.support.tool_context import context_of, embedded, refused
 from workers import tools
 from workers.clients.gohighlevel import GoHighLevel, backend
 from workers.clients.leadconnector import Account, Connections, LeadConnector
-from workers.crm import Origin
+from workers.crm.backend import Origin
 from workers.tools.call import ToolContext
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -266,7 +266,7 @@ async def test_what_a_lost_attempt_made_is_found_by_the_next(
     api.next("take_and_drop")
     assert (await refused(tool, raw, context))[0] == "UPSTREAM_ERROR"
     again = context_of(store, embedded(store), backend=crm, now=NOW, is_repeated=True)
-    assert again.origin == Origin("tool:test", again.run, again.cause, True)
+    assert again.origin("x") == Origin(again.new_id("x"), "tool:test", again.run, again.cause, True)
     assert (await run(again, tool, **raw))["contactId"] == MARIA
     assert (count(api), len(api.asked("POST", lost))) == (1, 1)
 

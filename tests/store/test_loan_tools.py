@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from projections.tool_arguments import CreateContact
 from tests.support.store import ACME, Store
 from tests.support.tool_context import context_of, refused
 from workers import tools
-from workers.crm import EmbeddedCrm, NewContact, Origin, seed_demo
+from workers.crm.backend import Origin
+from workers.crm.demo import seed_demo
+from workers.crm.embedded import EmbeddedCrm
 from workers.tools.call import ToolContext
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -107,7 +110,7 @@ async def test_a_later_refusal_takes_the_letter_away(desk: Desk) -> None:
 
 async def test_who_is_not_known_gets_no_verdict(desk: Desk, crm: EmbeddedCrm) -> None:
     assert await desk.refused("get_credit_score", contactId="nobody") == "NOT_FOUND"
-    await crm.create(ACME, NewContact(id="c9", email="mail@example.com"), Origin("tool:test"))
+    await crm.create(ACME, CreateContact(email="mail@example.com"), Origin("c9", "tool:test"))
     assert await desk.refused("underwrite_loan", contactId="c9", amount=1, tenureMonths=12) == "NO_PROFILE"
 
 

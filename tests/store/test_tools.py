@@ -17,11 +17,14 @@ from eventstore.schema import ORIGIN, Event, OrgId
 from projections import control
 from projections.control import Release, Take
 from projections.engine import Engine
+from projections.tool_arguments import CreateContact
 from projections.tool_catalog import TOOL_SPECS
 from tests.support.store import ACME, ANN, Store
 from tests.support.tool_context import PEPPER, context_of, refused
 from workers import tools
-from workers.crm import CONTACTS_STREAM, DEMO_CONTACTS, EmbeddedCrm, Location, NewContact, Origin, seed_demo
+from workers.crm.backend import Location, Origin
+from workers.crm.demo import DEMO_CONTACTS, seed_demo
+from workers.crm.embedded import CONTACTS_STREAM, EmbeddedCrm
 from workers.tool_call import Call, Refusal
 from workers.toolbox import CrmToolbox
 from workers.tools.call import ToolContext, ToolOutcome, id_factory
@@ -91,7 +94,7 @@ async def test_concurrent_creations_of_one_phone_or_email_make_one_contact(store
     identities = [("+14155550001", None), (None, "ann@example.com"), ("+14155550001", "ann@example.com")] * 5
     created = await asyncio.gather(
         *(
-            crm.create(ACME, NewContact(id=f"c{number}", phone=phone, email=email), Origin("tool:test"))
+            crm.create(ACME, CreateContact(phone=phone, email=email), Origin(f"c{number}", "tool:test"))
             for number, (phone, email) in enumerate(identities)
         )
     )
@@ -105,10 +108,10 @@ async def test_concurrent_creations_of_one_phone_or_email_make_one_contact(store
 
 
 async def test_a_number_that_moved_on_can_be_created_again(store: Store, crm: EmbeddedCrm) -> None:
-    first = await crm.create(ACME, NewContact(id="c1", phone="+14155550001"), Origin("tool:test"))
+    first = await crm.create(ACME, CreateContact(phone="+14155550001"), Origin("c1", "tool:test"))
     moved = ContactUpdated(contact_id="c1", phone="+14155550002")
     await store.write(Event(moved, "agent:7", CONTACTS_STREAM))
-    second = await crm.create(ACME, NewContact(id="c2", phone="+14155550001"), Origin("tool:test"))
+    second = await crm.create(ACME, CreateContact(phone="+14155550001"), Origin("c2", "tool:test"))
     assert (first.new, second.new) == (True, True)
     assert second.contact.id == "c2"
 
@@ -156,7 +159,7 @@ async def test_no_tool_speaks_while_a_person_does(store: Store, context: ToolCon
 
 
 async def test_send_sms_needs_somebody_with_a_phone(crm: EmbeddedCrm, context: ToolContext) -> None:
-    await crm.create(ACME, NewContact(id="c9", email="mail@example.com"), Origin("tool:test"))
+    await crm.create(ACME, CreateContact(email="mail@example.com"), Origin("c9", "tool:test"))
     assert (await refused("send_sms", {"contactId": "c9", "message": "Hi"}, context))[:2] == ("NO_PHONE", 422)
     assert (await refused("send_sms", {"contactId": "c0", "message": "Hi"}, context))[:2] == ("NOT_FOUND", 404)
 
@@ -176,7 +179,7 @@ async def test_send_email_records_an_intent_in_the_conversation_of_the_address(c
 
 
 async def test_send_email_needs_somebody_with_an_address(crm: EmbeddedCrm, context: ToolContext) -> None:
-    await crm.create(ACME, NewContact(id="c9", phone="+14155550001"), Origin("tool:test"))
+    await crm.create(ACME, CreateContact(phone="+14155550001"), Origin("c9", "tool:test"))
     mail = {"subject": "Hi", "message": "Hello"}
     assert (await refused("send_email", {**mail, "contactId": "c9"}, context))[:2] == ("NO_EMAIL", 422)
     assert (await refused("send_email", {**mail, "contactId": "c0"}, context))[:2] == ("NOT_FOUND", 404)

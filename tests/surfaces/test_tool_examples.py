@@ -17,7 +17,7 @@ from eventstore.events.contacts import ContactCreated
 from eventstore.schema import Event
 from tests.support.stack import ACME, Stack
 from tests.support.stream_client import Frame
-from workers.crm import CONTACTS_STREAM
+from workers.crm.embedded import CONTACTS_STREAM
 
 TESTS = Path(__file__).parents[1]
 EVENT_SOURCE = TESTS / "e2e" / "clients" / "node_modules" / "eventsource" / "dist" / "index.js"

@@ -15,23 +15,12 @@ from zoneinfo import ZoneInfo
 from eventstore.provider_settings import ProviderSettings
 from eventstore.schema import OrgId
 from projections import moments, slots
+from projections import tool_arguments as arguments
 from projections.contact_search import ContactQuery, Found
 from projections.contacts import Contact
 from workers.clients import gohighlevel_shapes as shapes
 from workers.clients.leadconnector import Account, Connections, LeadConnector, Rejected, Request
-from workers.crm import (
-    Appointment,
-    Created,
-    Crm,
-    Location,
-    NewAppointment,
-    NewContact,
-    NewOpportunity,
-    Opportunity,
-    Origin,
-    SlotQuery,
-    StatusChange,
-)
+from workers.crm.backend import Appointment, Created, Crm, Location, Opportunity, Origin
 from workers.crm.calendar import span_of, time_of
 from workers.tool_call import Refusal
 
@@ -92,16 +81,17 @@ class GoHighLevel:
             raise _refused(rejected) from rejected
         return shapes.contact(shapes.part(answer, "contact"))
 
-    async def create(self, org: OrgId, new: NewContact, origin: Origin) -> Created:
+    async def create(self, org: OrgId, new: arguments.CreateContact, origin: Origin) -> Created:
         """By upsert, which may be repeated. Where the location's own rules make it a duplicate all the same, the
         contact it names is the answer."""
+        first_name, last_name = new.names
         fields: dict[str, Any] = {
             "locationId": self._account.location,
-            "firstName": new.first_name,
-            "lastName": new.last_name,
+            "firstName": first_name,
+            "lastName": last_name,
             "phone": new.phone,
             "email": new.email,
-            "tags": list(new.tags),
+            "tags": new.tags,
             "source": new.source,
         }
         body = {name: value for name, value in fields.items() if value}
@@ -125,8 +115,8 @@ class GoHighLevel:
         answer = await self._call(Request("GET", "locations", f"/locations/{quote(self._account.location, safe='')}"))
         return shapes.location(shapes.part(answer, "location"))
 
-    async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime) -> dict[str, list[str]]:
-        calendar = self._calendar(query.calendar)
+    async def free_slots(self, org: OrgId, query: arguments.GetFreeSlots, now: datetime) -> dict[str, list[str]]:
+        calendar = self._calendar(query.calendar_id)
         local = await self._zone(org, query.timezone)
         asked = span_of(query, local)
         if asked.ends <= now:
@@ -144,12 +134,12 @@ class GoHighLevel:
             if isinstance(entry, dict)  # a traceId stands beside the days
         }
 
-    async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime) -> Appointment:
+    async def book(self, org: OrgId, new: arguments.CreateAppointment, origin: Origin, now: datetime) -> Appointment:
         """A booking that an earlier attempt may have made is looked for first: a second one would find the slot taken
         by the first."""
-        calendar = self._calendar(new.calendar)
+        calendar = self._calendar(new.calendar_id)
         local = await self._zone(org, new.timezone)
-        starts = time_of("startTime", new.start, local)
+        starts = time_of("startTime", new.start_time, local)
         if origin.is_repeated and (made := await self._booked(new.contact_id, calendar, starts, local)) is not None:
             return made
         body = {
@@ -159,20 +149,22 @@ class GoHighLevel:
             "startTime": moments.shown(moments.to_ms(starts), local),
             "appointmentStatus": "confirmed",
         }
-        if new.end:
-            body["endTime"] = moments.shown(moments.to_ms(time_of("endTime", new.end, local)), local)
+        if new.end_time:
+            body["endTime"] = moments.shown(moments.to_ms(time_of("endTime", new.end_time, local)), local)
         if new.title:
             body["title"] = new.title
         try:
             answer = await self._api.call(Request("POST", "calendars", "/calendars/events/appointments", body=body))
         except Rejected as rejected:
             if "slot" in rejected.text.lower():
-                raise Refusal("SLOT_TAKEN", f"{new.start} is taken, or the calendar is closed then", 409) from rejected
+                raise Refusal(
+                    "SLOT_TAKEN", f"{new.start_time} is taken, or the calendar is closed then", 409
+                ) from rejected
             raise _refused(rejected) from rejected
         return shapes.appointment(answer)
 
-    async def create_opportunity(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity:
-        pipeline = new.pipeline or self._account.pipeline
+    async def create_opportunity(self, org: OrgId, new: arguments.CreateOpportunity, origin: Origin) -> Opportunity:
+        pipeline = new.pipeline_id or self._account.pipeline
         if pipeline is None:
             raise Refusal("INVALID_ARGUMENTS", "pipelineId is required: no GHL_PIPELINE_ID is set", 422)
         if origin.is_repeated and (made := await self._created(new, pipeline)) is not None:
@@ -185,12 +177,12 @@ class GoHighLevel:
             "contactId": new.contact_id,
             "monetaryValue": new.monetary_value,
         }
-        if new.stage:
-            body["pipelineStageId"] = new.stage
+        if new.stage_id:
+            body["pipelineStageId"] = new.stage_id
         answer = await self._call(Request("POST", "opportunities", "/opportunities/", body=body))
         return shapes.opportunity(shapes.part(answer, "opportunity"))
 
-    async def set_status(self, org: OrgId, change: StatusChange, origin: Origin) -> Opportunity:
+    async def set_status(self, org: OrgId, change: arguments.UpdateOpportunityStatus, origin: Origin) -> Opportunity:
         path = f"/opportunities/{quote(change.opportunity_id, safe='')}"
         body: dict[str, Any] = {"status": change.status}
         if change.lost_reason:
@@ -211,7 +203,7 @@ class GoHighLevel:
                 return shapes.appointment({"contactId": contact, **each})
         return None
 
-    async def _created(self, new: NewOpportunity, pipeline: str) -> Opportunity | None:
+    async def _created(self, new: arguments.CreateOpportunity, pipeline: str) -> Opportunity | None:
         query = {"location_id": self._account.location, "contact_id": new.contact_id, "pipeline_id": pipeline}
         answer = await self._call(Request("GET", "opportunities", "/opportunities/search", query=query))
         for each in answer.get("opportunities") or ():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from projections.contacts import Contact
-from workers.crm import Appointment, Location, Opportunity
+from workers.crm.backend import Appointment, Location, Opportunity
 from workers.tool_call import Refusal
 
 _LOCATION = {

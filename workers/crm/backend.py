@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from eventstore.events.opportunities import Status
 from eventstore.schema import OrgId, Position
+from projections import tool_arguments as arguments
 from projections.contact_search import ContactQuery, Found
 from projections.contacts import Contact
 
@@ -29,40 +29,6 @@ class Location(msgspec.Struct, frozen=True, rename="camel"):
     website: str = ""
 
 
-class NewContact(msgspec.Struct, frozen=True, kw_only=True):
-    """A contact to create: `phone` in E.164, `email` in lower case, at least one of them. The caller makes the id,
-    the same one on every attempt, so that a repetition recognises its own contact."""
-
-    id: str
-    first_name: str = ""
-    last_name: str = ""
-    phone: str | None = None
-    email: str | None = None
-    tags: tuple[str, ...] = ()
-    source: str | None = None
-
-
-class SlotQuery(NamedTuple):
-    """Dates and times as `projections.moments` reads them. `timezone` is the asker's; None is the calendar's."""
-
-    start: str
-    end: str
-    calendar: str | None = None
-    timezone: str | None = None
-
-
-class NewAppointment(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` is the caller's, the same one on every attempt. Without `end` it takes one slot."""
-
-    id: str
-    contact_id: str
-    start: str
-    end: str | None = None
-    calendar: str | None = None
-    title: str = ""
-    timezone: str | None = None
-
-
 class Appointment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """As clients see it, named as by GoHighLevel; times with offset."""
 
@@ -73,17 +39,6 @@ class Appointment(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     end_time: str
     title: str = ""
     appointment_status: str = "confirmed"
-
-
-class NewOpportunity(msgspec.Struct, frozen=True, kw_only=True):
-    """`id` is the caller's, the same one on every attempt."""
-
-    id: str
-    contact_id: str
-    name: str
-    pipeline: str | None = None
-    stage: str | None = None
-    monetary_value: float = 0.0
 
 
 class Opportunity(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -101,18 +56,11 @@ class Opportunity(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     updated_at: str
 
 
-class StatusChange(NamedTuple):
-    """`id` is the caller's, the same one on every attempt."""
+class Origin(NamedTuple):
+    """Of what is written: `id` is its own, the same one on every attempt, so that a repetition recognises it; who
+    writes, in which run, and whether an earlier attempt may already have written."""
 
     id: str
-    opportunity_id: str
-    status: Status
-    lost_reason: str | None = None
-
-
-class Origin(NamedTuple):
-    """Who writes, in which run, and whether an earlier attempt may already have written."""
-
     actor: str
     run: Position | None = None
     cause: Position | None = None
@@ -133,7 +81,7 @@ class Crm(Protocol):
 
     async def by_id(self, org: OrgId, contact_id: str) -> Contact | None: ...
 
-    async def create(self, org: OrgId, new: NewContact, origin: Origin) -> Created:
+    async def create(self, org: OrgId, new: arguments.CreateContact, origin: Origin) -> Created:
         """The contact that has the phone or else the email already, or a new one; concurrent calls make one."""
         ...
 
@@ -143,17 +91,19 @@ class Crm(Protocol):
 
     async def location(self, org: OrgId) -> Location: ...
 
-    async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime) -> dict[str, list[str]]:
+    async def free_slots(self, org: OrgId, query: arguments.GetFreeSlots, now: datetime) -> dict[str, list[str]]:
         """Beginnings of free slots after `now`, with offset, by every day asked for (`YYYY-MM-DD`)."""
         ...
 
-    async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime) -> Appointment:
+    async def book(self, org: OrgId, new: arguments.CreateAppointment, origin: Origin, now: datetime) -> Appointment:
         """Of simultaneous bookings of overlapping times exactly one succeeds; the others are refused, SLOT_TAKEN."""
         ...
 
-    async def create_opportunity(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity: ...
+    async def create_opportunity(self, org: OrgId, new: arguments.CreateOpportunity, origin: Origin) -> Opportunity: ...
 
-    async def set_status(self, org: OrgId, change: StatusChange, origin: Origin) -> Opportunity: ...
+    async def set_status(
+        self, org: OrgId, change: arguments.UpdateOpportunityStatus, origin: Origin
+    ) -> Opportunity: ...
 
 
 def on_wire(contact: Contact) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from projections import calendars, moments, slots
 from projections.calendars import CALENDARS, Calendar
 from projections.engine import Engine
 from projections.slots import Hours, Span
-from workers.crm.backend import Appointment, NewAppointment, Origin, SlotQuery
+from projections.tool_arguments import CreateAppointment, GetFreeSlots
+from workers.crm.backend import Appointment, Origin
 from workers.tool_call import Refusal
 
 LONGEST_RANGE = timedelta(days=31)
@@ -31,10 +32,10 @@ class EmbeddedCalendars:
         self._log = log
         self._engine = engine
 
-    async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime, home: str) -> dict[str, list[str]]:
+    async def free_slots(self, org: OrgId, query: GetFreeSlots, now: datetime, home: str) -> dict[str, list[str]]:
         """`home` is the location's time zone."""
         model = await self._engine.level(org, CALENDARS)
-        calendar = _known(await calendars.by_id(model, query.calendar), query.calendar)
+        calendar = _known(await calendars.by_id(model, query.calendar_id), query.calendar_id)
         hours = calendar.in_zone(home)
         local = moments.zone(query.timezone) if query.timezone else hours.local
         asked = span_of(query, local)
@@ -46,35 +47,37 @@ class EmbeddedCalendars:
             found[shown[:10]].append(shown)
         return found
 
-    async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime, home: str) -> Appointment:
+    async def book(self, org: OrgId, new: CreateAppointment, origin: Origin, now: datetime, home: str) -> Appointment:
         for _ in range(MAX_RACES):
-            stream = calendars.stream_of(new.calendar)
+            stream = calendars.stream_of(new.calendar_id)
             version = await self._log.version(org, stream)
             model = await self._engine.level(org, CALENDARS)
-            calendar = _known(await calendars.by_id(model, new.calendar), new.calendar)
+            calendar = _known(await calendars.by_id(model, new.calendar_id), new.calendar_id)
             hours = calendar.in_zone(home)
             local = moments.zone(new.timezone) if new.timezone else hours.local
-            if (own := await calendars.appointment(model, new.id)) is not None:
+            if (own := await calendars.appointment(model, origin.id)) is not None:
                 return _shown(own, local)
             wanted = _wanted(new, hours, local, now)
             if await calendars.booked(model, calendar.id, wanted):
-                raise Refusal("SLOT_TAKEN", f"{new.start} is taken", 409)
-            booked = _booked(new, calendar, wanted)
+                raise Refusal("SLOT_TAKEN", f"{new.start_time} is taken", 409)
+            booked = _booked(origin.id, new, calendar, wanted)
             event = Event(booked, origin.actor, stream, origin.run, origin.cause)
             outcome = await self._log.append(org, Append(events=[event], expected=version))
             if not isinstance(outcome, Appended | VersionConflict):
                 raise StoreError(f"booking in {calendar.id} of {org} was answered {outcome!r}")
-        raise StoreError(f"booking in {new.calendar} of {org} lost {MAX_RACES} races at version {version}")
+        raise StoreError(f"booking in {new.calendar_id} of {org} lost {MAX_RACES} races at version {version}")
 
 
-def span_of(query: SlotQuery, local: ZoneInfo) -> Span:
+def span_of(query: GetFreeSlots, local: ZoneInfo) -> Span:
     """The time that was asked for. Raises Refusal for one that is empty or too long."""
     try:
-        asked = Span(moments.start(query.start, local), moments.end(query.end, local))
+        asked = Span(moments.start(query.start_date, local), moments.end(query.end_date, local))
     except ValueError as error:
         raise Refusal("INVALID_ARGUMENTS", str(error), 422) from None
     if not asked.starts < asked.ends:
-        raise Refusal("INVALID_ARGUMENTS", f"endDate: {query.end!r} is not after startDate {query.start!r}", 422)
+        raise Refusal(
+            "INVALID_ARGUMENTS", f"endDate: {query.end_date!r} is not after startDate {query.start_date!r}", 422
+        )
     if asked.ends - asked.starts > LONGEST_RANGE + timedelta(hours=1):  # October has an hour more
         raise Refusal("INVALID_ARGUMENTS", f"endDate: at most {LONGEST_RANGE.days} days after startDate", 422)
     return asked
@@ -90,15 +93,17 @@ def time_of(name: str, text: str, local: ZoneInfo) -> datetime:
     raise Refusal("INVALID_ARGUMENTS", f"{name}: expected a time of day too, got {text!r}", 422)
 
 
-def _wanted(new: NewAppointment, hours: Hours, local: ZoneInfo, now: datetime) -> Span:
-    starts = time_of("startTime", new.start, local)
-    wanted = Span(starts, time_of("endTime", new.end, local) if new.end else starts + hours.slot)
+def _wanted(new: CreateAppointment, hours: Hours, local: ZoneInfo, now: datetime) -> Span:
+    starts = time_of("startTime", new.start_time, local)
+    wanted = Span(starts, time_of("endTime", new.end_time, local) if new.end_time else starts + hours.slot)
     if not wanted.starts < wanted.ends:
-        raise Refusal("INVALID_ARGUMENTS", f"endTime: {new.end!r} is not after startTime {new.start!r}", 422)
+        raise Refusal("INVALID_ARGUMENTS", f"endTime: {new.end_time!r} is not after startTime {new.start_time!r}", 422)
     if wanted.starts < now:
-        raise Refusal("INVALID_ARGUMENTS", f"startTime: {new.start!r} has passed", 422)
+        raise Refusal("INVALID_ARGUMENTS", f"startTime: {new.start_time!r} has passed", 422)
     if not slots.is_open(hours, wanted):
-        raise Refusal("OUTSIDE_HOURS", f"The calendar is closed at {new.start}, or before the appointment ends", 409)
+        raise Refusal(
+            "OUTSIDE_HOURS", f"The calendar is closed at {new.start_time}, or before the appointment ends", 409
+        )
     return wanted
 
 
@@ -108,9 +113,9 @@ def _known(calendar: Calendar | None, calendar_id: str | None) -> Calendar:
     return calendar
 
 
-def _booked(new: NewAppointment, calendar: Calendar, wanted: Span) -> AppointmentBooked:
+def _booked(appointment_id: str, new: CreateAppointment, calendar: Calendar, wanted: Span) -> AppointmentBooked:
     return AppointmentBooked(
-        appointment_id=new.id,
+        appointment_id=appointment_id,
         calendar_id=calendar.id,
         contact_id=new.contact_id,
         starts_ms=moments.to_ms(wanted.starts),

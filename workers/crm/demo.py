@@ -6,30 +6,30 @@ from collections.abc import Sequence
 
 from eventstore.append import Append, Appended, VersionConflict
 from eventstore.errors import StoreError
+from eventstore.events.contacts import ContactCreated
 from eventstore.events.loans import BorrowerProfiled, CreditHistory
 from eventstore.log import Log
 from eventstore.schema import Body, ConversationId, Event, OrgId
-from workers.crm.backend import NewContact
-from workers.crm.embedded import CONTACTS_STREAM, created
+from workers.crm.embedded import CONTACTS_STREAM
 
 BORROWERS_STREAM = ConversationId("borrowers:")
 
 DEMO_CONTACTS = (
-    NewContact(
-        id="contact_123", first_name="John", last_name="Doe", phone="+1234567890", email="john@example.com",
-        tags=("lead", "vip"), source="demo",
+    ContactCreated(
+        contact_id="contact_123", first_name="John", last_name="Doe", phone="+1234567890", email="john@example.com",
+        tags=["lead", "vip"], source="demo",
     ),
-    NewContact(
-        id="contact_124", first_name="Maria", last_name="Ruiz", phone="+14155552671", email="maria.ruiz@example.com",
-        tags=("customer",), source="demo",
+    ContactCreated(
+        contact_id="contact_124", first_name="Maria", last_name="Ruiz", phone="+14155552671",
+        email="maria.ruiz@example.com", tags=["customer"], source="demo",
     ),
-    NewContact(
-        id="contact_125", first_name="Jonas", last_name="Weber", phone="+4930901820", email="jonas@example.org",
-        tags=("lead", "loan"), source="demo",
+    ContactCreated(
+        contact_id="contact_125", first_name="Jonas", last_name="Weber", phone="+4930901820", email="jonas@example.org",
+        tags=["lead", "loan"], source="demo",
     ),
-    NewContact(
-        id="contact_126", first_name="Aisha", last_name="Khan", phone="+442079460958", email="aisha.khan@example.net",
-        tags=("customer", "vip"), source="demo",
+    ContactCreated(
+        contact_id="contact_126", first_name="Aisha", last_name="Khan", phone="+442079460958",
+        email="aisha.khan@example.net", tags=["customer", "vip"], source="demo",
     ),
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ DEMO_BORROWERS = (
 async def seed_demo(log: Log, org: OrgId) -> bool:
     """Gives an organization that never had a contact the demo contacts, in one step; False if it had one. What they
     are as borrowers is another step, for organizations that were begun before there were any."""
-    was_empty = await _begin(log, org, CONTACTS_STREAM, [created(new) for new in DEMO_CONTACTS])
+    was_empty = await _begin(log, org, CONTACTS_STREAM, DEMO_CONTACTS)
     await _begin(log, org, BORROWERS_STREAM, DEMO_BORROWERS)
     return was_empty
 

@@ -11,22 +11,12 @@ from eventstore.events.contacts import ContactCreated
 from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId
 from projections import borrowers, contact_search, contacts
+from projections import tool_arguments as arguments
 from projections.borrowers import BORROWERS, Borrower
 from projections.contact_search import ContactQuery, Found
 from projections.contacts import CONTACTS, Contact
 from projections.engine import Engine, ReadModel
-from workers.crm.backend import (
-    Appointment,
-    Created,
-    Location,
-    NewAppointment,
-    NewContact,
-    NewOpportunity,
-    Opportunity,
-    Origin,
-    SlotQuery,
-    StatusChange,
-)
+from workers.crm.backend import Appointment, Created, Location, Opportunity, Origin
 from workers.crm.calendar import EmbeddedCalendars
 from workers.crm.pipeline import EmbeddedPipelines
 from workers.tool_call import Refusal
@@ -67,33 +57,34 @@ class EmbeddedCrm:
     async def location(self, org: OrgId) -> Location:
         return await self._locate(org)
 
-    async def free_slots(self, org: OrgId, query: SlotQuery, now: datetime) -> dict[str, list[str]]:
+    async def free_slots(self, org: OrgId, query: arguments.GetFreeSlots, now: datetime) -> dict[str, list[str]]:
         return await self._calendars.free_slots(org, query, now, (await self._locate(org)).timezone)
 
-    async def book(self, org: OrgId, new: NewAppointment, origin: Origin, now: datetime) -> Appointment:
+    async def book(self, org: OrgId, new: arguments.CreateAppointment, origin: Origin, now: datetime) -> Appointment:
         await self._require(org, new.contact_id)
         return await self._calendars.book(org, new, origin, now, (await self._locate(org)).timezone)
 
-    async def create_opportunity(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity:
+    async def create_opportunity(self, org: OrgId, new: arguments.CreateOpportunity, origin: Origin) -> Opportunity:
         await self._require(org, new.contact_id)
         return await self._pipelines.create(org, new, origin)
 
-    async def set_status(self, org: OrgId, change: StatusChange, origin: Origin) -> Opportunity:
+    async def set_status(self, org: OrgId, change: arguments.UpdateOpportunityStatus, origin: Origin) -> Opportunity:
         return await self._pipelines.set_status(org, change, origin)
 
-    async def create(self, org: OrgId, new: NewContact, origin: Origin) -> Created:
+    async def create(self, org: OrgId, new: arguments.CreateContact, origin: Origin) -> Created:
         """Looks at all contacts as of a version, and appends only if that is still the version.
 
         Not an idempotency key per phone or email: one append has one key and a contact two identities, and a key
         outlives a number that moved on to another contact.
         """
+        created = _created(origin.id, new)
         for _ in range(MAX_RACES):
             version = await self._log.version(org, CONTACTS_STREAM)
             model = await self._level(org)
-            existing = await _same(model, new)
+            existing = await _same(model, created)
             if existing is not None:
-                return Created(existing, existing.id == new.id)
-            event = Event(created(new), origin.actor, CONTACTS_STREAM, origin.run, origin.cause)
+                return Created(existing, existing.id == origin.id)
+            event = Event(created, origin.actor, CONTACTS_STREAM, origin.run, origin.cause)
             outcome = await self._log.append(org, Append(events=[event], expected=version))
             if not isinstance(outcome, Appended | VersionConflict):
                 raise StoreError(f"creating a contact of {org} was answered {outcome!r}")
@@ -107,9 +98,9 @@ class EmbeddedCrm:
         return await self._engine.level(org, CONTACTS)
 
 
-async def _same(model: ReadModel[contacts.Document], new: NewContact) -> Contact | None:
+async def _same(model: ReadModel[contacts.Document], new: ContactCreated) -> Contact | None:
     """The contact this would be: its own from an earlier attempt, else that with the phone, else with the email."""
-    found = await contacts.by_id(model, new.id)
+    found = await contacts.by_id(model, new.contact_id)
     if found is None and new.phone:
         found = await contacts.by_phone(model, new.phone)
     if found is None and new.email:
@@ -117,13 +108,14 @@ async def _same(model: ReadModel[contacts.Document], new: NewContact) -> Contact
     return found
 
 
-def created(new: NewContact) -> ContactCreated:
+def _created(contact_id: str, new: arguments.CreateContact) -> ContactCreated:
+    first_name, last_name = new.names
     return ContactCreated(
-        contact_id=new.id,
+        contact_id=contact_id,
         source=new.source,
-        tags=list(new.tags),
-        first_name=new.first_name,
-        last_name=new.last_name,
+        tags=new.tags,
+        first_name=first_name,
+        last_name=last_name,
         phone=new.phone,
         email=new.email,
     )

@@ -10,7 +10,8 @@ from eventstore.schema import Body, Event, OrgId
 from projections import opportunities
 from projections.engine import Engine, ReadModel
 from projections.opportunities import OPPORTUNITIES, Pipeline
-from workers.crm.backend import NewOpportunity, Opportunity, Origin, StatusChange
+from projections.tool_arguments import CreateOpportunity, UpdateOpportunityStatus
+from workers.crm.backend import Opportunity, Origin
 from workers.tool_call import Refusal
 
 
@@ -21,32 +22,32 @@ class EmbeddedPipelines:
         self._log = log
         self._engine = engine
 
-    async def create(self, org: OrgId, new: NewOpportunity, origin: Origin) -> Opportunity:
+    async def create(self, org: OrgId, new: CreateOpportunity, origin: Origin) -> Opportunity:
         model = await self._level(org)
-        pipeline = await opportunities.pipeline(model, new.pipeline)
+        pipeline = await opportunities.pipeline(model, new.pipeline_id)
         if pipeline is None:
-            raise Refusal("NOT_FOUND", f"There is no pipeline {new.pipeline!r}", 404)
+            raise Refusal("NOT_FOUND", f"There is no pipeline {new.pipeline_id!r}", 404)
         created = OpportunityCreated(
-            opportunity_id=new.id,
+            opportunity_id=origin.id,
             contact_id=new.contact_id,
             pipeline_id=pipeline.id,
-            stage_id=_stage(pipeline, new.stage),
+            stage_id=_stage(pipeline, new.stage_id),
             monetary_value=new.monetary_value,
             name=new.name,
         )
-        await self._write(org, created, origin, new.id)
-        return await self._get(org, new.id)
+        await self._write(org, created, origin)
+        return await self._get(org, origin.id)
 
-    async def set_status(self, org: OrgId, change: StatusChange, origin: Origin) -> Opportunity:
+    async def set_status(self, org: OrgId, change: UpdateOpportunityStatus, origin: Origin) -> Opportunity:
         await self._get(org, change.opportunity_id)
         changed = OpportunityStatusChanged(
             opportunity_id=change.opportunity_id, status=change.status, lost_reason=change.lost_reason
         )
-        await self._write(org, changed, origin, change.id)
+        await self._write(org, changed, origin)
         return await self._get(org, change.opportunity_id)
 
-    async def _write(self, org: OrgId, body: Body, origin: Origin, name: str) -> None:
-        key = fingerprint("opportunity", name)
+    async def _write(self, org: OrgId, body: Body, origin: Origin) -> None:
+        key = fingerprint("opportunity", origin.id)
         event = Event(body, origin.actor, run=origin.run, cause=origin.cause)
         outcome = await self._log.append(org, Append(events=[event], idempotency=Idempotency(key, key)))
         if not isinstance(outcome, Appended | Duplicate):

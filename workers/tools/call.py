@@ -11,7 +11,7 @@ import msgspec
 from eventstore.append import HeldBy, fingerprint
 from eventstore.schema import ConversationId, Event, OrgId, Position
 from projections.borrowers import Borrower
-from workers.crm import Crm, Origin
+from workers.crm.backend import Crm, Origin
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +36,9 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     borrower: Callable[[str], Awaitable[Borrower | None]]
     is_repeated: bool = False
 
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.actor, self.run, self.cause, self.is_repeated)
+    def origin(self, kind: str) -> Origin:
+        """Of the one thing of a kind that this call makes."""
+        return Origin(self.new_id(kind), self.actor, self.run, self.cause, self.is_repeated)
 
 
 class ToolOutcome(msgspec.Struct, frozen=True):

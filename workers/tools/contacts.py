@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from projections.contact_search import ContactQuery
 from projections.tool_arguments import CreateContact, GetContactByPhone, SearchContacts
-from workers.crm import NewContact, on_wire
+from workers.crm.backend import on_wire
 from workers.tool_call import Refusal
 from workers.tools.call import ToolContext, ToolOutcome
 
@@ -30,15 +30,5 @@ async def get_contact_by_phone(arguments: GetContactByPhone, context: ToolContex
 
 async def create_contact(arguments: CreateContact, context: ToolContext) -> ToolOutcome:
     """The backend records the contact itself, before the answer: a retry finds it by its id and says `new` again."""
-    first_name, last_name = arguments.names
-    new = NewContact(
-        id=context.new_id("contact"),
-        first_name=first_name,
-        last_name=last_name,
-        phone=arguments.phone,
-        email=arguments.email,
-        tags=tuple(arguments.tags),
-        source=arguments.source,
-    )
-    created = await context.crm.create(context.org, new, context.origin)
+    created = await context.crm.create(context.org, arguments, context.origin("contact"))
     return ToolOutcome({**on_wire(created.contact), "new": created.new})
