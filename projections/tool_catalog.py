@@ -50,57 +50,33 @@ def _schema_of(arguments: type[Arguments]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-SEARCH_CONTACTS = ToolSpec(
-    "search_contacts", "Find contacts by part of a name, phone number, email or tag", "read", SearchContacts
-)
-GET_CONTACT_BY_PHONE = ToolSpec("get_contact_by_phone", "Look up a contact by phone number", "read", GetContactByPhone)
-CREATE_CONTACT = ToolSpec(
-    "create_contact",
-    "Create a contact; one that exists with the same phone number or email is returned instead",
-    "write",
-    CreateContact,
-)
-SEND_SMS = ToolSpec("send_sms", "Send a text message to a contact or a phone number", "write", SendSms)
-SEND_EMAIL = ToolSpec("send_email", "Send an email to a contact or an address", "write", SendEmail)
-GET_FREE_SLOTS = ToolSpec("get_free_slots", "List the free slots of a calendar, day by day", "read", GetFreeSlots)
-CREATE_APPOINTMENT = ToolSpec("create_appointment", "Book a free slot for a contact", "write", CreateAppointment)
-CREATE_OPPORTUNITY = ToolSpec(
-    "create_opportunity", "Create a sales opportunity for a contact", "write", CreateOpportunity
-)
-UPDATE_OPPORTUNITY_STATUS = ToolSpec(
-    "update_opportunity_status", "Say what became of a sales opportunity", "write", UpdateOpportunityStatus
-)
-GET_LOCATION = ToolSpec("get_location", "Tell the business's name, address, time zone and phone", "read", GetLocation)
-FETCH_PREAPPROVED_OFFER = ToolSpec(
-    "fetch_preapproved_offer", "Tell up to what amount a loan is pre-approved for a contact", "read", Borrower
-)
-VERIFY_KYC = ToolSpec(
-    "verify_kyc", "Check a contact's identity record, and what the customer states against it", "write", VerifyKyc
-)
-GET_CREDIT_SCORE = ToolSpec(
-    "get_credit_score", "Compute a contact's credit score (300-900) from the recorded history", "read", Borrower
-)
-UNDERWRITE_LOAN = ToolSpec("underwrite_loan", "Decide on a loan by the lending rules", "write", UnderwriteLoan)
-GENERATE_SANCTION_LETTER = ToolSpec(
-    "generate_sanction_letter", "Write the sanction letter for a contact's approved loan", "write", Borrower
-)
-
-TOOL_SPECS: tuple[ToolSpec, ...] = (
-    SEARCH_CONTACTS,
-    GET_CONTACT_BY_PHONE,
-    CREATE_CONTACT,
-    SEND_SMS,
-    SEND_EMAIL,
-    GET_FREE_SLOTS,
-    CREATE_APPOINTMENT,
-    CREATE_OPPORTUNITY,
-    UPDATE_OPPORTUNITY_STATUS,
-    GET_LOCATION,
-    FETCH_PREAPPROVED_OFFER,
-    VERIFY_KYC,
-    GET_CREDIT_SCORE,
-    UNDERWRITE_LOAN,
-    GENERATE_SANCTION_LETTER,
+TOOL_SPECS = (
+    ToolSpec("search_contacts", "Find contacts by part of a name, phone number, email or tag", "read", SearchContacts),
+    ToolSpec("get_contact_by_phone", "Look up a contact by phone number", "read", GetContactByPhone),
+    ToolSpec(
+        "create_contact",
+        "Create a contact; one that exists with the same phone number or email is returned instead",
+        "write",
+        CreateContact,
+    ),
+    ToolSpec("send_sms", "Send a text message to a contact or a phone number", "write", SendSms),
+    ToolSpec("send_email", "Send an email to a contact or an address", "write", SendEmail),
+    ToolSpec("get_free_slots", "List the free slots of a calendar, day by day", "read", GetFreeSlots),
+    ToolSpec("create_appointment", "Book a free slot for a contact", "write", CreateAppointment),
+    ToolSpec("create_opportunity", "Create a sales opportunity for a contact", "write", CreateOpportunity),
+    ToolSpec("update_opportunity_status", "Say what became of a sales opportunity", "write", UpdateOpportunityStatus),
+    ToolSpec("get_location", "Tell the business's name, address, time zone and phone", "read", GetLocation),
+    ToolSpec(
+        "fetch_preapproved_offer", "Tell up to what amount a loan is pre-approved for a contact", "read", Borrower
+    ),
+    ToolSpec(
+        "verify_kyc", "Check a contact's identity record, and what the customer states against it", "write", VerifyKyc
+    ),
+    ToolSpec(
+        "get_credit_score", "Compute a contact's credit score (300-900) from the recorded history", "read", Borrower
+    ),
+    ToolSpec("underwrite_loan", "Decide on a loan by the lending rules", "write", UnderwriteLoan),
+    ToolSpec("generate_sanction_letter", "Write the sanction letter for a contact's approved loan", "write", Borrower),
 )
 
 

@@ -10,6 +10,7 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations, conversation_id
 from eventstore.schema import OrgId
 from projections import moments, phones
+from projections.tool_catalog import TOOL_SPECS
 from workers import tools
 from workers.crm import Crm, EmbeddedCrm
 from workers.model import ToolSpec
@@ -41,11 +42,10 @@ class CrmToolbox:
 
     @property
     def specs(self) -> Sequence[ToolSpec]:
-        return [ToolSpec(tool.spec.name, tool.spec.description, tool.spec.schema) for tool in tools.TOOLS]
+        return [ToolSpec(spec.name, spec.description, spec.schema) for spec in TOOL_SPECS]
 
     async def run(self, call: Call) -> Answered:
-        outcome = await tools.run(call.tool, call.arguments, await self._context(call), self._region)
-        return Answered(outcome.data, outcome.events, outcome.addresses)
+        return await tools.run(call.tool, call.arguments, await self._context(call), self._region)
 
     async def _context(self, call: Call) -> ToolContext:
         """`now` is the time of the request by the log's clock, the same on every attempt."""

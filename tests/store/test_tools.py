@@ -25,9 +25,9 @@ from workers import tools
 from workers.crm.backend import Location, Origin
 from workers.crm.demo import DEMO_CONTACTS, seed_demo
 from workers.crm.embedded import CONTACTS_STREAM, EmbeddedCrm
-from workers.tool_call import Call, Refusal
+from workers.tool_call import Answered, Call, Refusal
 from workers.toolbox import CrmToolbox
-from workers.tools.call import ToolContext, ToolOutcome, id_factory
+from workers.tools.call import ToolContext, id_factory
 
 CONTACT_FIELDS = ["id", "firstName", "lastName", "name", "phone", "email", "tags", "createdAt", "updatedAt"]
 
@@ -131,7 +131,7 @@ async def test_send_sms_records_an_intent_on_the_send_lane_of_the_numbers_conver
 async def test_a_retry_makes_the_same_ids_and_another_call_others(
     store: Store, crm: EmbeddedCrm, context: ToolContext
 ) -> None:
-    async def send(context: ToolContext) -> ToolOutcome:
+    async def send(context: ToolContext) -> Answered:
         return await tools.run("send_sms", {"phone": "+14155550001", "message": "Hello"}, context)
 
     first = await send(context)

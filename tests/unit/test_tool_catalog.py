@@ -13,18 +13,13 @@ import pytest
 import workers.tools
 from projections import tool_catalog
 from projections.tool_arguments import Arguments, CreateContact, SearchContacts, SendSms
-from projections.tool_catalog import (
-    CREATE_CONTACT,
-    CREATE_OPPORTUNITY,
-    GET_CONTACT_BY_PHONE,
-    SEARCH_CONTACTS,
-    SEND_EMAIL,
-    SEND_SMS,
-    TOOL_SPECS,
-    Faulty,
-    ToolSpec,
-)
-from workers.tools import TOOLS
+from projections.tool_catalog import TOOL_SPECS, Faulty, ToolSpec
+from workers.tools import TOOLS, Run
+
+SPECS = {spec.name: spec for spec in TOOL_SPECS}
+SEARCH_CONTACTS, GET_CONTACT_BY_PHONE = SPECS["search_contacts"], SPECS["get_contact_by_phone"]
+CREATE_CONTACT, CREATE_OPPORTUNITY = SPECS["create_contact"], SPECS["create_opportunity"]
+SEND_SMS, SEND_EMAIL = SPECS["send_sms"], SPECS["send_email"]
 
 
 def accepted(spec: ToolSpec, raw: dict[str, Any]) -> Arguments:
@@ -34,7 +29,7 @@ def accepted(spec: ToolSpec, raw: dict[str, Any]) -> Arguments:
 
 
 def test_every_declared_tool_has_a_function_and_the_other_way_round() -> None:
-    assert [tool.spec for tool in TOOLS] == list(TOOL_SPECS)
+    assert [run.__name__ for run in TOOLS] == [spec.name for spec in TOOL_SPECS]
     assert len({spec.name for spec in TOOL_SPECS}) == len(TOOL_SPECS)
 
 
@@ -46,17 +41,17 @@ def test_no_function_in_the_tools_folder_is_missing_from_the_tuple() -> None:
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert functions == {tool.run for tool in TOOLS}
+    assert functions == set(TOOLS)
 
 
 def _modules() -> list[pkgutil.ModuleInfo]:
     return list(pkgutil.iter_modules(workers.tools.__path__))
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.spec.name)
-def test_a_function_takes_the_arguments_that_its_spec_declares(tool: workers.tools.Tool) -> None:
-    first = next(iter(inspect.signature(tool.run, eval_str=True).parameters.values()))
-    assert first.annotation is tool.spec.arguments
+@pytest.mark.parametrize("run", TOOLS, ids=lambda run: run.__name__)
+def test_a_function_takes_the_arguments_that_its_spec_declares(run: Run) -> None:
+    first = next(iter(inspect.signature(run, eval_str=True).parameters.values()))
+    assert first.annotation is SPECS[run.__name__].arguments
 
 
 def test_arguments_of_a_query_string_are_text() -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from projections.tool_arguments import CreateAppointment, GetFreeSlots
-from workers.tools.call import ToolContext, ToolOutcome
+from workers.tool_call import Answered
+from workers.tools.call import ToolContext
 
 
-async def get_free_slots(arguments: GetFreeSlots, context: ToolContext) -> ToolOutcome:
+async def get_free_slots(arguments: GetFreeSlots, context: ToolContext) -> Answered:
     found = await context.crm.free_slots(context.org, arguments, context.now)
-    return ToolOutcome({day: {"slots": slots} for day, slots in found.items()})
+    return Answered({day: {"slots": slots} for day, slots in found.items()})
 
 
-async def create_appointment(arguments: CreateAppointment, context: ToolContext) -> ToolOutcome:
+async def create_appointment(arguments: CreateAppointment, context: ToolContext) -> Answered:
     """The backend records the booking itself, before the answer: a retry finds it and answers the same."""
     booked = await context.crm.book(context.org, arguments, context.origin("appointment"), context.now)
-    return ToolOutcome(msgspec.to_builtins(booked))
+    return Answered(msgspec.to_builtins(booked))

@@ -1,15 +1,14 @@
-"""One call of a tool: what it is given, and what it answers. What it cannot do it says by raising Refusal."""
+"""One call of a tool: what it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
 from eventstore.append import HeldBy, fingerprint
-from eventstore.schema import ConversationId, Event, OrgId, Position
+from eventstore.schema import ConversationId, OrgId, Position
 from projections.borrowers import Borrower
 from workers.crm.backend import Crm, Origin
 
@@ -39,15 +38,6 @@ class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
     def origin(self, kind: str) -> Origin:
         """Of the one thing of a kind that this call makes."""
         return Origin(self.new_id(kind), self.actor, self.run, self.cause, self.is_repeated)
-
-
-class ToolOutcome(msgspec.Struct, frozen=True):
-    """`data` is the answer, as JSON. The events are appended in the same step as the answer; `addresses` tells what
-    the ids of new conversations among them stand for."""
-
-    data: Any
-    events: Sequence[Event] = ()
-    addresses: dict[ConversationId, str] = {}
 
 
 def id_factory(org: OrgId, run: Position, call_id: str | None) -> Callable[[str], str]:

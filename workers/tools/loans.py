@@ -15,8 +15,8 @@ from projections.contacts import Contact
 from projections.tool_arguments import Borrower as Whom
 from projections.tool_arguments import UnderwriteLoan, VerifyKyc
 from workers import lending
-from workers.tool_call import Refusal
-from workers.tools.call import ToolContext, ToolOutcome
+from workers.tool_call import Answered, Refusal
+from workers.tools.call import ToolContext
 
 LETTER_VALID = timedelta(days=30)
 
@@ -27,16 +27,16 @@ class _Party(NamedTuple):
     profile: BorrowerProfiled
 
 
-async def fetch_preapproved_offer(arguments: Whom, context: ToolContext) -> ToolOutcome:
+async def fetch_preapproved_offer(arguments: Whom, context: ToolContext) -> Answered:
     """The limit is the recorded one, at the rate of the score, over 60 months; none below a score of 700."""
     party = await _party(arguments, context)
     limit, points = party.profile.preapproved_limit, lending.score(party.profile.credit)
     rate = lending.rate_for(points)
     offer: dict[str, Any] = {"contactId": party.contact.id, "name": party.contact.name, "eligible": False}
     if rate is None or limit <= 0:
-        return ToolOutcome(offer)
+        return Answered(offer)
     months = lending.OFFER_TENURE_MONTHS
-    return ToolOutcome(
+    return Answered(
         offer
         | {
             "eligible": True,
@@ -49,7 +49,7 @@ async def fetch_preapproved_offer(arguments: Whom, context: ToolContext) -> Tool
     )
 
 
-async def verify_kyc(arguments: VerifyKyc, context: ToolContext) -> ToolOutcome:
+async def verify_kyc(arguments: VerifyKyc, context: ToolContext) -> Answered:
     """Verified if the record has a name, a phone number, an address and a valid identity document, and if all that the
     customer states is what the record says."""
     party = await _party(arguments, context)
@@ -64,14 +64,14 @@ async def verify_kyc(arguments: VerifyKyc, context: ToolContext) -> ToolOutcome:
     check_id = context.new_id("kyc")
     checked = KycChecked(contact_id=contact.id, check_id=check_id, verified=not failed, failed=failed)
     data = {"contactId": contact.id, "checkId": check_id, "verified": not failed, "failedChecks": failed}
-    return ToolOutcome(data, [_event(checked, context)])
+    return Answered(data, [_event(checked, context)])
 
 
-async def get_credit_score(arguments: Whom, context: ToolContext) -> ToolOutcome:
+async def get_credit_score(arguments: Whom, context: ToolContext) -> Answered:
     """From 300 to 900, computed from the history that the organization has recorded; no bureau is asked."""
     party = await _party(arguments, context)
     points = lending.score(party.profile.credit)
-    return ToolOutcome(
+    return Answered(
         {
             "contactId": party.contact.id,
             "score": points,
@@ -82,7 +82,7 @@ async def get_credit_score(arguments: Whom, context: ToolContext) -> ToolOutcome
     )
 
 
-async def underwrite_loan(arguments: UnderwriteLoan, context: ToolContext) -> ToolOutcome:
+async def underwrite_loan(arguments: UnderwriteLoan, context: ToolContext) -> Answered:
     """Refused below a score of 700, above twice the pre-approved limit, or where instalment and obligations exceed
     half of the income; approved up to the limit, and above it if a salary slip proves the income that is given."""
     party = await _party(arguments, context)
@@ -103,10 +103,10 @@ async def underwrite_loan(arguments: UnderwriteLoan, context: ToolContext) -> To
         credit_score=verdict.score,
     )
     needed = [lending.PROOF_OF_INCOME] if verdict.decision == "documents_required" else []
-    return ToolOutcome(_told(decided) | {"documentsRequired": needed}, [_event(decided, context)])
+    return Answered(_told(decided) | {"documentsRequired": needed}, [_event(decided, context)])
 
 
-async def generate_sanction_letter(arguments: Whom, context: ToolContext) -> ToolOutcome:
+async def generate_sanction_letter(arguments: Whom, context: ToolContext) -> Answered:
     """For the last decision, if it was an approval and the last identity check was passed; the same letter again for
     the same decision. It is valid for 30 days."""
     party = await _party(arguments, context)
@@ -117,7 +117,7 @@ async def generate_sanction_letter(arguments: Whom, context: ToolContext) -> Too
         raise Refusal("KYC_REQUIRED", "The identity is not verified: verify it first", 409)
     decided, letter = borrower.decision.body, borrower.letter
     if letter is not None and letter.decision_id == decided.decision_id:
-        return ToolOutcome(_told(decided) | _told_letter(letter))
+        return Answered(_told(decided) | _told_letter(letter))
     until = (context.now + LETTER_VALID).date().isoformat()
     letter = LoanSanctioned(
         contact_id=party.contact.id,
@@ -126,7 +126,7 @@ async def generate_sanction_letter(arguments: Whom, context: ToolContext) -> Too
         valid_until=until,
         letter=_letter(party.contact, decided, until),
     )
-    return ToolOutcome(_told(decided) | _told_letter(letter), [_event(letter, context)])
+    return Answered(_told(decided) | _told_letter(letter), [_event(letter, context)])
 
 
 async def _party(whom: Whom, context: ToolContext) -> _Party:

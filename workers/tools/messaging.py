@@ -8,11 +8,11 @@ from eventstore.schema import Body, Event
 from projections import phones
 from projections.contacts import Contact
 from projections.tool_arguments import SendEmail, SendSms
-from workers.tool_call import Refusal
-from workers.tools.call import ToolContext, ToolOutcome
+from workers.tool_call import Answered, Refusal
+from workers.tools.call import ToolContext
 
 
-async def send_sms(arguments: SendSms, context: ToolContext) -> ToolOutcome:
+async def send_sms(arguments: SendSms, context: ToolContext) -> Answered:
     phone = arguments.phone or (await _contact(arguments.contact_id, context)).phone
     if not phone:
         raise Refusal("NO_PHONE", "The contact has no phone number", 422)
@@ -30,7 +30,7 @@ async def send_sms(arguments: SendSms, context: ToolContext) -> ToolOutcome:
     return _queued(intent, intent.message_id, address, context)
 
 
-async def send_email(arguments: SendEmail, context: ToolContext) -> ToolOutcome:
+async def send_email(arguments: SendEmail, context: ToolContext) -> Answered:
     """An address is a conversation of its own (`mailto:`), because a contact need not have a phone number, nor an
     address a contact."""
     email = arguments.email or (await _contact(arguments.contact_id, context)).email
@@ -65,7 +65,7 @@ async def _epoch(address: str, context: ToolContext) -> int:
     return control.epoch
 
 
-def _queued(intent: Body, message_id: str, address: str, context: ToolContext) -> ToolOutcome:
+def _queued(intent: Body, message_id: str, address: str, context: ToolContext) -> Answered:
     conversation = context.conversation_of(address)
     event = Event(intent, context.actor, conversation, context.run, context.cause, f"send:{conversation}")
-    return ToolOutcome({"messageId": message_id, "status": "queued"}, [event], {conversation: address})
+    return Answered({"messageId": message_id, "status": "queued"}, [event], {conversation: address})
