@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Concatenate, NamedTuple, ParamSpec
 
 from eventstore.errors import StoreError
 from eventstore.organizations import SCOPES, Organization, Organizations
@@ -16,6 +16,7 @@ from trunkline.secret_key import with_secret_key
 from trunkline.settings import SHOWN, load_settings, provider_changes
 from trunkline.store import connected, store_url
 
+P = ParamSpec("P")
 Facts = Mapping[str, str | Sequence[str] | Mapping[str, str]]
 MASK = "set"
 """Shown in the place of a secret."""
@@ -34,139 +35,106 @@ class Directory(NamedTuple):
         return found
 
 
-Work = Callable[[Directory], Awaitable[Facts]]
+async def create_organization(to: Directory, name: str) -> Facts:
+    slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
+    created = await to.organizations.create(slug, name)
+    if created is None:
+        raise StartError(f"there is an organization {slug!r} already")
+    return {
+        "organization": slug,
+        "name": name,
+        "callback_secret": await to.providers.callback_secret(created.id),
+    }
 
 
-def create_organization(name: str) -> Work:
-    async def create(to: Directory) -> Facts:
-        slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
-        created = await to.organizations.create(slug, name)
-        if created is None:
-            raise StartError(f"there is an organization {slug!r} already")
-        return {
-            "organization": slug,
-            "name": name,
-            "callback_secret": await to.providers.callback_secret(created.id),
-        }
-
-    return create
+async def list_organizations(to: Directory) -> Facts:
+    return {"organizations": [organization.id for organization in await to.organizations.list()]}
 
 
-def list_organizations() -> Work:
-    async def show(to: Directory) -> Facts:
-        return {"organizations": [organization.id for organization in await to.organizations.list()]}
-
-    return show
-
-
-def show_organization(org: str) -> Work:
+async def show_organization(to: Directory, org: str) -> Facts:
     """What it has, without secrets."""
-
-    async def show(to: Directory) -> Facts:
-        organization = await to.known(org)
-        own = await to.providers.own(organization.id)
-        return {
-            "organization": org,
-            "name": organization.name,
-            "numbers": await to.organizations.list_numbers(organization.id),
-            "keys": [f"{key.key_id} {' '.join(key.scopes)}" for key in await to.organizations.list_keys(OrgId(org))],
-            "settings": {name.upper(): value if name in SHOWN else MASK for name, value in own.items()},
-            "webhooks": _paths(await to.organizations.list_webhooks(organization.id)),
-        }
-
-    return show
+    organization = await to.known(org)
+    own = await to.providers.own(organization.id)
+    return {
+        "organization": org,
+        "name": organization.name,
+        "numbers": await to.organizations.list_numbers(organization.id),
+        "keys": [f"{key.key_id} {' '.join(key.scopes)}" for key in await to.organizations.list_keys(OrgId(org))],
+        "settings": {name.upper(): value if name in SHOWN else MASK for name, value in own.items()},
+        "webhooks": _paths(await to.organizations.list_webhooks(organization.id)),
+    }
 
 
-def change_settings(org: str, pairs: Sequence[str]) -> Work:
+async def change_settings(to: Directory, org: str, pairs: Sequence[str]) -> Facts:
     """Its Twilio number leads to it from then on."""
-
-    async def change(to: Directory) -> Facts:
-        organization = await to.known(org)
-        changes = provider_changes(pairs)
-        number = changes.get("twilio_phone_number")
-        if number and not await to.organizations.map_number(organization.id, number):
-            raise StartError(f"{number} belongs to another organization")
-        await to.providers.change(organization.id, changes)
-        return {
-            "organization": org,
-            "set": [name.upper() for name, value in changes.items() if value is not None],
-            "forgotten": [name.upper() for name, value in changes.items() if value is None],
-        }
-
-    return change
+    organization = await to.known(org)
+    changes = provider_changes(pairs)
+    number = changes.get("twilio_phone_number")
+    if number and not await to.organizations.map_number(organization.id, number):
+        raise StartError(f"{number} belongs to another organization")
+    await to.providers.change(organization.id, changes)
+    return {
+        "organization": org,
+        "set": [name.upper() for name, value in changes.items() if value is not None],
+        "forgotten": [name.upper() for name, value in changes.items() if value is None],
+    }
 
 
-def replace_callback_secret(org: str) -> Work:
-    async def replace(to: Directory) -> Facts:
-        organization = await to.known(org)
-        return {"organization": org, "callback_secret": await to.providers.replace_callback_secret(organization.id)}
-
-    return replace
+async def replace_callback_secret(to: Directory, org: str) -> Facts:
+    organization = await to.known(org)
+    return {"organization": org, "callback_secret": await to.providers.replace_callback_secret(organization.id)}
 
 
-def add_number(org: str, number: str) -> Work:
-    async def add(to: Directory) -> Facts:
-        organization = await to.known(org)
-        e164 = _e164(number)
-        if not await to.organizations.map_number(organization.id, e164):
-            raise StartError(f"{e164} belongs to another organization")
-        return {"organization": org, "number": e164}
-
-    return add
+async def add_number(to: Directory, org: str, number: str) -> Facts:
+    organization = await to.known(org)
+    e164 = _e164(number)
+    if not await to.organizations.map_number(organization.id, e164):
+        raise StartError(f"{e164} belongs to another organization")
+    return {"organization": org, "number": e164}
 
 
-def create_key(org: str, scopes: Sequence[str]) -> Work:
-    async def create(to: Directory) -> Facts:
-        organization = await to.known(org)
-        wanted = list(scopes or SCOPES)
-        key = await to.organizations.create_key(organization.id, wanted)
-        return {"organization": org, "api_key": key, "scopes": wanted}
-
-    return create
+async def create_key(to: Directory, org: str, scopes: Sequence[str]) -> Facts:
+    organization = await to.known(org)
+    wanted = list(scopes or SCOPES)
+    key = await to.organizations.create_key(organization.id, wanted)
+    return {"organization": org, "api_key": key, "scopes": wanted}
 
 
-def revoke_key(org: str, key: str) -> Work:
+async def revoke_key(to: Directory, org: str, key: str) -> Facts:
     """`key` is the key itself or its id, the part between `tl_` and the next underscore."""
-
-    async def revoke(to: Directory) -> Facts:
-        key_id = key.split("_")[1] if key.startswith("tl_") else key
-        if not await to.organizations.revoke(OrgId(org), key_id):
-            raise StartError(f"organization {org!r} has no key {key_id!r}")
-        return {"organization": org, "revoked": key_id}
-
-    return revoke
+    key_id = key.split("_")[1] if key.startswith("tl_") else key
+    if not await to.organizations.revoke(OrgId(org), key_id):
+        raise StartError(f"organization {org!r} has no key {key_id!r}")
+    return {"organization": org, "revoked": key_id}
 
 
-def add_webhook(org: str, name: str) -> Work:
-    async def add(to: Directory) -> Facts:
-        organization = await to.known(org)
-        added = await to.organizations.add_webhook(organization.id, name)
-        if added is None:
-            raise StartError(f"organization {org!r} has a webhook {name!r} already")
-        path, secret = added
-        return {"organization": org, "webhook": name, "path": f"/api/webhooks/in/{path}", "secret": secret}
-
-    return add
+async def add_webhook(to: Directory, org: str, name: str) -> Facts:
+    organization = await to.known(org)
+    added = await to.organizations.add_webhook(organization.id, name)
+    if added is None:
+        raise StartError(f"organization {org!r} has a webhook {name!r} already")
+    path, secret = added
+    return {"organization": org, "webhook": name, "path": f"/api/webhooks/in/{path}", "secret": secret}
 
 
-def list_webhooks(org: str) -> Work:
-    async def show(to: Directory) -> Facts:
-        organization = await to.known(org)
-        return {"organization": org, "webhooks": _paths(await to.organizations.list_webhooks(organization.id))}
-
-    return show
+async def list_webhooks(to: Directory, org: str) -> Facts:
+    organization = await to.known(org)
+    return {"organization": org, "webhooks": _paths(await to.organizations.list_webhooks(organization.id))}
 
 
-def remove_webhook(org: str, name: str) -> Work:
-    async def remove(to: Directory) -> Facts:
-        if not await to.organizations.remove_webhook(OrgId(org), name):
-            raise StartError(f"organization {org!r} has no webhook {name!r}")
-        return {"organization": org, "removed": name}
-
-    return remove
+async def remove_webhook(to: Directory, org: str, name: str) -> Facts:
+    if not await to.organizations.remove_webhook(OrgId(org), name):
+        raise StartError(f"organization {org!r} has no webhook {name!r}")
+    return {"organization": org, "removed": name}
 
 
-def show(redis_url: str | None, work: Work, *, as_json: bool) -> int:
+def show(
+    redis_url: str | None,
+    as_json: bool,
+    command: Callable[Concatenate[Directory, P], Awaitable[Facts]],
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> int:
     """Does it at the store and prints what came of it; the exit code. Raises StartError."""
 
     async def at_the_store() -> Facts:
@@ -176,7 +144,8 @@ def show(redis_url: str | None, work: Work, *, as_json: bool) -> int:
             settings = await with_secret_key(settings, url, pipe)
             key = settings.secret_key.get_secret_value() if settings.secret_key else None
             organizations = Organizations(pipe, key)
-            return await work(Directory(organizations, Providers(pipe, organizations, settings.providers, key)))
+            providers = Providers(pipe, organizations, settings.providers, key)
+            return await command(Directory(organizations, providers), *arguments, **named)
 
     try:
         facts = run(at_the_store())

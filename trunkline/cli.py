@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,8 @@ def application() -> typer.Typer:
     app = typer.Typer(
         help="The log under a customer-conversation platform.", no_args_is_help=True, add_completion=False
     )
-    app.command()(up)
-    app.command()(edge)
-    app.command()(worker)
-    app.command()(tail)
-    app.command()(doctor)
-    app.command()(park)
-    app.command()(redrive)
-    app.command()(drop)
+    for command in (up, edge, worker, tail, doctor, park, redrive, drop):
+        app.command()(command)
     org = typer.Typer(help="Organizations.", no_args_is_help=True)
     org.command("create")(org_create)
     org.command("list")(org_list)
@@ -137,7 +132,7 @@ def park(
     """Show work that could not be done and waits for a person."""
     from trunkline import parked
 
-    work = parked.inspect(lane) if lane is not None else parked.list_lanes
+    work = partial(parked.inspect, lane=lane) if lane is not None else parked.list_lanes
     raise typer.Exit(parked.run_parked(redis_url, organization, work, as_json=as_json))
 
 
@@ -145,35 +140,37 @@ def redrive(organization: Org, lane: Lane, redis_url: RedisUrl = None, as_json: 
     """Set a parked lane going again, from the item at which it stopped."""
     from trunkline import parked
 
-    raise typer.Exit(parked.run_parked(redis_url, organization, parked.decide(lane, "redrive"), as_json=as_json))
+    decision = partial(parked.decide, lane=lane, decision="redrive")
+    raise typer.Exit(parked.run_parked(redis_url, organization, decision, as_json=as_json))
 
 
 def drop(organization: Org, lane: Lane, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Give up the item at which a lane is parked: its run ends, and the lane goes on with the next one."""
     from trunkline import parked
 
-    raise typer.Exit(parked.run_parked(redis_url, organization, parked.decide(lane, "drop"), as_json=as_json))
+    decision = partial(parked.decide, lane=lane, decision="drop")
+    raise typer.Exit(parked.run_parked(redis_url, organization, decision, as_json=as_json))
 
 
 def org_create(name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Create an organization; its id is made from its name. The secret of its callbacks is shown now only."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.create_organization(name), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.create_organization, name))
 
 
 def org_list(redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """List organizations."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.list_organizations(), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.list_organizations))
 
 
 def org_show(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show what an organization has, without secrets."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.show_organization(organization), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.show_organization, organization))
 
 
 def org_set(
@@ -185,14 +182,14 @@ def org_set(
     """Give an organization its own access to vendors: TWILIO_AUTH_TOKEN and the like, encrypted at rest."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.change_settings(organization, pairs), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.change_settings, organization, pairs))
 
 
 def org_callback_secret(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Replace the secret that callbacks are signed with. It is shown now only."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.replace_callback_secret(organization), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.replace_callback_secret, organization))
 
 
 def org_number_add(
@@ -204,7 +201,7 @@ def org_number_add(
     """Lead calls and messages to a number to an organization."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.add_number(organization, number), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.add_number, organization, number))
 
 
 def key_create(
@@ -216,7 +213,7 @@ def key_create(
     """Create an API key. It is shown now and never again."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.create_key(organization, scope or []), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.create_key, organization, scope or []))
 
 
 def key_revoke(
@@ -228,28 +225,28 @@ def key_revoke(
     """End a key. Its open streams end within seconds."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.revoke_key(organization, key), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.revoke_key, organization, key))
 
 
 def webhook_add(organization: Org, name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Make a path that a producer can post to, signed by Standard Webhooks. The secret is shown now only."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.add_webhook(organization, name), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.add_webhook, organization, name))
 
 
 def webhook_list(organization: Org, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """List an organization's webhooks."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.list_webhooks(organization), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.list_webhooks, organization))
 
 
 def webhook_remove(organization: Org, name: str, redis_url: RedisUrl = None, as_json: AsJson = False) -> None:
     """Remove a webhook: its path answers 404 from now on."""
     from trunkline import admin
 
-    raise typer.Exit(admin.show(redis_url, admin.remove_webhook(organization, name), as_json=as_json))
+    raise typer.Exit(admin.show(redis_url, as_json, admin.remove_webhook, organization, name))
 
 
 def _shards(text: str | None) -> range | None:

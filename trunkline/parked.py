@@ -39,27 +39,21 @@ async def list_lanes(work: ParkedWork, org: OrgId) -> Answer:
     return {"parked": [shown(lane) for lane in lanes]}
 
 
-def inspect(lane: str) -> Work:
-    async def look(work: ParkedWork, org: OrgId) -> Answer:
-        found = await _find(work, org, lane)
-        waiting = await work.behind(org, lane, BEHIND)
-        return {
-            **shown(found),
-            "event": json.loads(event_json(found.event)) if found.event else None,
-            "waiting": [json.loads(event_json(event)) for event in waiting],
-        }
-
-    return look
+async def inspect(work: ParkedWork, org: OrgId, lane: str) -> Answer:
+    found = await _find(work, org, lane)
+    waiting = await work.behind(org, lane, BEHIND)
+    return {
+        **shown(found),
+        "event": json.loads(event_json(found.event)) if found.event else None,
+        "waiting": [json.loads(event_json(event)) for event in waiting],
+    }
 
 
-def decide(lane: str, decision: Decision) -> Work:
-    async def act(work: ParkedWork, org: OrgId) -> Answer:
-        found = await _find(work, org, lane)
-        if await work.decide(org, found, decision, ACTOR) is not None:
-            raise StartError(f"lane {lane!r} has moved on meanwhile: look at it again")
-        return {"lane": lane, "item": str(found.item), "status": "redriven" if decision == "redrive" else "dropped"}
-
-    return act
+async def decide(work: ParkedWork, org: OrgId, lane: str, decision: Decision) -> Answer:
+    found = await _find(work, org, lane)
+    if await work.decide(org, found, decision, ACTOR) is not None:
+        raise StartError(f"lane {lane!r} has moved on meanwhile: look at it again")
+    return {"lane": lane, "item": str(found.item), "status": "redriven" if decision == "redrive" else "dropped"}
 
 
 async def _find(work: ParkedWork, org: OrgId, lane: str) -> ParkedLane:
