@@ -131,13 +131,13 @@ async def test_a_consumer_that_is_idle_expires_and_one_in_use_does_not(store: St
 
     await consumers.open(ACME, "crm", ALL, ORIGIN)
     for use in (
-        consumers.open(ACME, "crm", ALL, ORIGIN),
-        consumers.acknowledge(ACME, "crm", at),
-        consumers.keep(ACME, "crm"),
-        consumers.reset(ACME, "crm", ORIGIN),
+        lambda: consumers.open(ACME, "crm", ALL, ORIGIN),
+        lambda: consumers.acknowledge(ACME, "crm", at),
+        lambda: consumers.keep(ACME, "crm"),
+        lambda: consumers.reset(ACME, "crm", ORIGIN),
     ):
         await store.pipe.call("PEXPIRE", name, 50_000)
-        await use
+        await use()
         assert 50_000 < await left_ms() <= IDLE_S * 1_000
 
 

@@ -58,6 +58,7 @@ async def test_a_leader_that_slept_cannot_renew_what_has_run_out(pipe: Pipe, clo
     clock.advance(10_000)
     assert not await one.renew(old)
     assert (await held(one)).fence > old.fence
+    assert not await one.renew(old)
 
 
 async def test_a_leader_that_died_as_the_clock_was_set_back_is_followed_all_the_same(pipe: Pipe, clock: Clock) -> None:
@@ -76,6 +77,14 @@ async def test_a_released_lease_is_free_at_once_and_its_fence_goes_on(pipe: Pipe
 async def test_asking_again_after_a_lost_reply_gives_the_same_lease(pipe: Pipe, clock: Clock) -> None:
     one = leases(pipe, clock, "one")
     assert await held(one) == await held(one)
+
+
+async def test_another_renews_and_releases_nothing_whatever_it_knows(pipe: Pipe, clock: Clock) -> None:
+    one, other = leases(pipe, clock, "one"), leases(pipe, clock, "other")
+    lease = await held(one)
+    assert not await other.renew(lease)
+    assert not await other.release(lease)
+    assert await one.renew(lease)
 
 
 async def test_jobs_are_led_apart(pipe: Pipe, clock: Clock) -> None:
@@ -122,6 +131,6 @@ async def test_streams_that_ask_at_once_cost_one_look(pipe: Pipe, clock: Clock) 
 
 
 async def test_while_redis_is_away_nobody_is_declared_dead(pipe: Pipe) -> None:
-    presence = Presence(pipe)
-    await pipe.close()
-    assert await presence.any_alive()
+    away = pipe.beside()
+    await away.close()
+    assert await Presence(away).any_alive()
