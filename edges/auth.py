@@ -18,7 +18,7 @@ from edges.errors import ORGANIZATION, ApiError
 from edges.jwt import LEEWAY_S
 from edges.resume import last_seen
 from edges.tickets import PARAMETER, binding_of
-from eventstore.organizations import SCOPES, Credential, Organizations
+from eventstore.organizations import SCOPES, Credential
 from eventstore.schema import OrgId
 from eventstore.tickets import Opened, Refused
 
@@ -107,7 +107,7 @@ async def _identify(request: web.Request) -> Caller:
     if len(offered) > 1:
         raise ApiError(401, "UNAUTHORIZED", "the request carries two different credentials")
     for plain in offered:
-        return await _known(app, plain)
+        return await known(app, plain)
     if PARAMETER in request.query:
         return await _by_ticket(request, request.query[PARAMETER])
     if not development:
@@ -117,8 +117,8 @@ async def _identify(request: web.Request) -> Caller:
     return Caller(DEMO, frozenset(SCOPES), DEVELOPER)
 
 
-async def _known(app: web.Application, plain: str) -> Caller:
-    """A key, or a JWT: three parts between dots, which no key has."""
+async def known(app: web.Application, plain: str) -> Caller:
+    """Whose it is: a key, or a JWT (three parts between dots, which no key has); ApiError (401) if nobody's."""
     jwts = app.get(JWTS)
     if jwts is not None and plain.count(".") == 2:
         claims = await jwts.verify(plain)
@@ -155,15 +155,6 @@ async def _by_ticket(request: web.Request, plain: str) -> Caller:
     if caller.credential_id == DEVELOPER and not request.app[DEVELOPMENT]:
         raise ApiError(401, "UNAUTHORIZED", "the ticket is not accepted: it was made in development mode")
     return caller
-
-
-def remembered(organizations: Organizations, request: web.Request) -> Caller | None:
-    """Whose API key it is, if that is the only credential and was accepted a moment ago; None says nothing."""
-    keys = request.headers.getall("X-Tenant-API-Key", ())
-    if len(keys) != 1 or "Authorization" in request.headers:
-        return None
-    credential = organizations.remembered(keys[0])
-    return None if credential is None else _of_key(credential)
 
 
 def _offered(request: web.Request) -> set[str]:

@@ -70,9 +70,15 @@ class Accepted(NamedTuple):
         return {"Idempotency-Replayed": "true"} if self.replayed else {}
 
 
-async def accept(app: web.Application, request: web.Request, caller: Caller, given: Input) -> Accepted:
+async def accept(request: web.Request, caller: Caller, given: Input) -> Accepted:
     """Appends a client's input; ApiError says why not (409, 422, 503)."""
-    key = given.key or client_key(request)
+    accepted = await write(request.app, caller, given, given.key or client_key(request))
+    request[POSITION] = accepted.positions[-1]
+    return accepted
+
+
+async def write(app: web.Application, caller: Caller, given: Input, key: str | None) -> Accepted:
+    """The same for an input whose key is known."""
     append = Append(
         events=given.events,
         idempotency=None if key is None else idempotent(caller, given.route, key, given.raw, given.ttl_ms),
@@ -81,9 +87,7 @@ async def accept(app: web.Application, request: web.Request, caller: Caller, giv
         addresses=given.addresses,
         max_pending=app[CAPS].pending,
     )
-    accepted = await record(app[LOG], caller.org, append)
-    request[POSITION] = accepted.positions[-1]
-    return accepted
+    return await record(app[LOG], caller.org, append)
 
 
 def idempotent(caller: Caller, route: str, key: str, raw: bytes, ttl_ms: int = IDEMPOTENCY_TTL_MS) -> Idempotency:

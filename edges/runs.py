@@ -111,7 +111,7 @@ async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Acc
     if key is None and wanted.dedupe_ms is not None:
         key, ttl_ms = f"repeat:{digest}", wanted.dedupe_ms
     given = Input(events=[event], raw=wanted.canonical, route=wanted.name, key=key, ttl_ms=ttl_ms, addresses=addresses)
-    return await accept(request.app, request, caller, given)
+    return await accept(request, caller, given)
 
 
 def _fingerprint(caller: Caller, wanted: RunRequest) -> str:

@@ -112,12 +112,8 @@ class Organizations:
         self._known.put(renamed.id, renamed, asked)
         return renamed
 
-    def known(self, org: OrgId) -> Organization | None:
-        """The organization, if it was asked for a moment ago; None says nothing."""
-        return self._known.get(org)
-
     async def get(self, org: OrgId) -> Organization | None:
-        if (known := self.known(org)) is not None:
+        if (known := self._known.get(org)) is not None:
             return known
         asked = self._clock()
         stored = await self._pipe.call("GET", keys.organization(org)) if _SLUG.fullmatch(org) else None
@@ -173,7 +169,7 @@ class Organizations:
         """
         if not plain.startswith("tl_") or len(plain) > MAX_KEY_LENGTH or not plain.isascii():
             return None
-        if (credential := self.remembered(plain)) is not None:
+        if (credential := self._accepted.get(plain)) is not None:
             return credential
         digest = _digest(plain)
         if self._refused.get(digest):
@@ -187,10 +183,6 @@ class Organizations:
         credential = Credential(owner.org, owner.key_id, frozenset(owner.scopes))
         self._accepted.put(plain, credential, asked)
         return credential
-
-    def remembered(self, plain: str) -> Credential | None:
-        """The same without asking the store: None says nothing."""
-        return self._accepted.get(plain)
 
     async def is_live(self, org: OrgId, key_id: str) -> bool:
         """Whether a key still works, as of at most `CACHE_S` ago: for streams that outlive their request."""

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from edges.app import EdgeSettings, build, drain
 from edges.app_keys import Caps, Quota
-from edges.express import shorten
+from edges.express import Entrance
 from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
@@ -90,15 +90,15 @@ async def serving(
         shutdown_timeout=settings.drain_s * (1 - DRAINED_BY) / 2,  # waited for twice
     )
     await runner.setup()
-    shorten(runner)
+    entrance = Entrance(runner)
     process.settle_memory()
-    site = web.SockSite(runner, listener, backlog=BACKLOG)
     try:
-        await site.start()
+        server = await asyncio.get_running_loop().create_server(entrance, sock=listener, backlog=BACKLOG)
         yield
     finally:
-        await site.stop()  # others on the port get the new connections from now on
+        server.close()  # others on the port get the new connections from now on
         await drain(app, settings.drain_s * DRAINED_BY)
+        entrance.close()
         await runner.cleanup()
 
 

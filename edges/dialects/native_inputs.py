@@ -66,7 +66,7 @@ async def append(request: web.Request) -> web.StreamResponse:
     await charge(request, caller)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     given = read(organization, caller, await raw_body(request))
-    answer = receipt(given, await accept(request.app, request, caller, given))
+    answer = receipt(given, await accept(request, caller, given))
     return web.Response(status=201, body=answer.body, content_type="application/json", headers=answer.headers)
 
 

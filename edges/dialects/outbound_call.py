@@ -55,7 +55,7 @@ async def call(request: web.Request) -> web.Response:
         control=NOBODY,
         addresses={conversation: address},
     )
-    accepted = await accept(request.app, request, caller, given)
+    accepted = await accept(request, caller, given)
     answer = {
         "success": True,
         "run_id": str(accepted.run),

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from edges.app import EdgeSettings, build
 from edges.auth import DEMO
-from edges.express import shorten
+from edges.express import Entrance
 from edges.open_streams import STREAMS
 from edges.pace import Pace
 from eventstore import keys
@@ -104,6 +104,7 @@ class Edge(NamedTuple):
     url: str
     app: web.Application
     runner: web.AppRunner
+    entrance: Entrance
 
 
 class Stack:
@@ -249,17 +250,18 @@ class Stack:
         app = build(EdgeSettings(redis_url=redis_url or self.redis_url, **options))
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
-        if short:
-            shorten(runner)
+        entrance = Entrance(runner)
         try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            host, port = runner.addresses[0][:2]
-            edge = Edge(f"http://{host}:{port}", app, runner)
+            factory = entrance if short else entrance.server
+            server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+            host, port = server.sockets[0].getsockname()[:2]
+            edge = Edge(f"http://{host}:{port}", app, runner, entrance)
             self.edges.append(edge)
             yield edge
             self.edges.remove(edge)
         finally:
+            server.close()
+            entrance.close()
             await runner.cleanup()
 
     async def _the_model(self, org: OrgId) -> Model:

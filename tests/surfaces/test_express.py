@@ -6,7 +6,9 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from edges.bodies import MAX_BODY_BYTES
 from edges.open_streams import STREAMS
 from eventstore.schema import Recorded
 from tests.support.stack import ACME, DEMO, Stack, stacked
+from tests.support.tcp_proxy import TcpProxy
 
 EVENTS = "/v1/events"
 VARYING = {"date", "server", "content-length"}
@@ -57,8 +60,34 @@ async def stack(redis_url: str) -> AsyncIterator[Stack]:
 async def post(url: str, key: dict[str, str], body: bytes | dict[str, Any], **headers: str) -> httpx.Response:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     async with httpx.AsyncClient(base_url=url, headers=key) as http:
-        assert (await http.get(EVENTS)).status_code == 200  # the key is known from now on
         return await http.post(EVENTS, content=raw, headers=headers)
+
+
+def request(key: dict[str, str], *more: str, name: str = "one") -> bytes:
+    """As bytes; `more` are further header lines."""
+    body = json.dumps(BODIES[name]).encode()
+    lines = [f"POST {EVENTS} HTTP/1.1", "Host: edge", f"Content-Length: {len(body)}", *more]
+    lines += [f"{header}: {value}" for header, value in key.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(urlsplit(url).hostname, urlsplit(url).port)
+    try:
+        async with asyncio.timeout(10):
+            yield reader, writer
+    finally:
+        writer.close()
+
+
+async def answer(reader: asyncio.StreamReader) -> tuple[int, bool, dict[str, Any]]:
+    """The next one on a connection: its status, whether it went the short way, its body."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = re.search(r"(?i)content-length: (\d+)", head)
+    assert length is not None
+    body = json.loads(await reader.readexactly(int(length[1])))
+    return int(head.split()[1]), "\nServer:" not in head, body
 
 
 def went_short(response: httpx.Response) -> bool:
@@ -115,8 +144,8 @@ async def test_whatever_is_special_takes_the_ordinary_way(stack: Stack) -> None:
     reader = await post(url, await stack.key("events:read"), BODIES["one"])
     assert (reader.status_code, reader.json()["code"]) == (403, "FORBIDDEN")
     async with httpx.AsyncClient(headers=key) as http:
-        slow = await http.post(url + EVENTS, content=_in_pieces(json.dumps(BODIES["one"]).encode()))
-        assert (slow.status_code, went_short(slow)) == (201, False)
+        chunked = await http.post(url + EVENTS, content=_in_pieces(json.dumps(BODIES["one"]).encode()))
+        assert (chunked.status_code, went_short(chunked)) == (201, False)
         assert (await http.post(f"{url}{EVENTS}?organizationId=other", json=BODIES["one"])).status_code == 403
 
 
@@ -139,7 +168,118 @@ async def test_with_a_limit_on_requests_each_is_counted(redis_url: str) -> None:
     async with stacked(redis_url, work=False, development=False, quota=Quota(requests=3)) as stack:
         key = await stack.key()
         answer = await post(stack.url, key, BODIES["one"])
-        assert (answer.headers["RateLimit-Remaining"], went_short(answer)) == ("1", False)
+        assert (answer.headers["RateLimit-Remaining"], went_short(answer)) == ("2", False)
+
+
+async def test_a_connection_stays_on_the_short_way_until_something_else_is_asked(stack: Stack) -> None:
+    key = await stack.key()
+    async with httpx.AsyncClient(base_url=stack.url, headers=key) as http:
+        posts = [await http.post(EVENTS, json=BODIES["one"]) for _ in range(3)]
+        assert all(went_short(posted) for posted in posts)
+        assert len((await http.get(EVENTS)).json()["events"]) == 3
+        assert not went_short(await http.post(EVENTS, json=BODIES["one"]))
+        assert len(await stack.events(ACME)) == 4
+
+
+@pytest.mark.parametrize("pieces", [2, 5, 40])
+async def test_a_request_in_pieces_is_taken_once(stack: Stack, pieces: int) -> None:
+    whole = request(await stack.key())
+    step = -(-len(whole) // pieces)
+    async with connected(stack.url) as (reader, writer):
+        for at in range(0, len(whole), step):
+            writer.write(whole[at : at + step])
+            await writer.drain()
+            await asyncio.sleep(0.002)  # else the kernel joins them
+        status, _, _ = await answer(reader)
+    assert status == 201
+    assert len(await stack.events(ACME)) == 1
+
+
+async def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(stack: Stack) -> None:
+    key = await stack.key()
+    for together in (True, False):
+        async with connected(stack.url) as (reader, writer):
+            for i in range(5):
+                writer.write(request(key, f"Idempotency-Key: {together}-{i}"))
+                if not together:
+                    await asyncio.sleep(0)
+            answers = [await answer(reader) for _ in range(5)]
+            assert [status for status, _, _ in answers] == [201] * 5
+            positions = [body["positions"][0] for _, _, body in answers]
+            assert positions == [str(event.position) for event in (await stack.events(ACME))[-5:]]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 7",),
+        ("Transfer-Encoding: chunked",),
+        ("Connection: close",),
+        ("Content-Encoding: gzip",),
+        ("Idempotency-Key: ",),
+        ("Idempotency-Key: a", "Idempotency-Key: b"),
+        (f"Idempotency-Key: {'a' * 256}",),
+        (f"X-Long: {'a' * 9_000}",),
+        ("Bad Name: x",),
+        ("X-Folded: a\r\n b",),
+        ("X-Bare: a\nX-Line: b",),
+        ("X-Nul: \0",),
+    ],
+)
+async def test_what_a_parser_may_stumble_over_is_for_aiohttp(stack: Stack, lines: tuple[str, ...]) -> None:
+    answers = []
+    for edge, org in zip(stack.edges, (ACME, DEMO), strict=True):
+        async with connected(edge.url) as (reader, writer):
+            writer.write(request(await stack.key(org=org), *lines))
+            writer.write_eof()
+            answers.append((await reader.read()).split(b"\r\n")[0])
+    assert answers[0] == answers[1]
+    assert len(await stack.events(ACME)) == len(await stack.events(DEMO))
+
+
+async def test_who_asks_nothing_for_a_while_is_handed_to_aiohttp(stack: Stack) -> None:
+    key, edge = await stack.key(), stack.first
+    async with connected(edge.url) as (reader, writer):
+        writer.write(request(key))
+        assert (await answer(reader))[:2] == (201, True)
+        half = request(key)[:100]
+        for connection in tuple(edge.entrance.connections):
+            connection.rest()
+        writer.write(request(key))
+        assert (await answer(reader))[:2] == (201, True), "it asked something since the last look"
+        writer.write(half)
+        await writer.drain()
+        while not any(each.received for each in edge.entrance.connections):  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0)
+        for _ in range(2):
+            for connection in tuple(edge.entrance.connections):
+                connection.rest()
+        assert not edge.entrance.connections
+        writer.write(request(key)[100:])
+        assert (await answer(reader))[:2] == (201, False)
+    assert len(await stack.events(ACME)) == 3
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_a_lost_reply_of_the_log_never_writes_twice(redis_url: str, keyed: bool) -> None:
+    """Without a key nobody can know whether it was written: the client is told, and nothing is tried again."""
+    more = ["Idempotency-Key: once"] if keyed else []
+    async with (
+        TcpProxy(redis_url) as proxy,
+        stacked(redis_url, work=False) as stack,
+        stack.edge(proxy.url) as edge,
+        connected(edge.url) as (reader, writer),
+    ):
+        key = await stack.key()
+        writer.write(request(key, "Idempotency-Key: before"))
+        assert (await answer(reader))[:2] == (201, True)
+        proxy.fail_next("cut_reply", holding=b"EVALSHA")
+        writer.write(request(key, *more))
+        status, short, body = await answer(reader)
+        assert proxy.faults_hit == 1
+        assert (status, short) == ((201, True) if keyed else (503, False))
+        assert keyed or body["code"] == "LOG_UNAVAILABLE"
+        assert len(await stack.events(ACME)) == 2
 
 
 async def _in_pieces(body: bytes) -> AsyncIterator[bytes]:

@@ -38,7 +38,7 @@ async def say(request: web.Request) -> web.Response:
     said = await parse_body(request, Said)
     event = Event(Custom(name="custom.said", data={"text": said.model.text}), caller.actor, ANN)
     given = Input(events=[event], raw=said.raw, route=request.path, expected=said.model.expected_version)
-    accepted = await accept(request.app, request, caller, given)
+    accepted = await accept(request, caller, given)
     return web.json_response({"run": str(accepted.run)}, status=201, headers=accepted.headers)
 
 

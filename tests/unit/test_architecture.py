@@ -16,7 +16,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 LONGEST_FILE = 400
 
 TASK_OWNERS = {
-    "eventstore/connection.py",  # the reader of a connection, ended by close()
+    "edges/express.py",  # a connection hears of the end of the answer that it gives
     "eventstore/slot_reads.py",  # reads under way at several nodes: SlotReads awaits or cancels them
     "edges/tail.py",
 }
