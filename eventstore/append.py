@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
@@ -35,7 +36,7 @@ class Idempotency(msgspec.Struct, frozen=True):
 
 
 _NO_KEY = Idempotency("", "")
-_EMPTY, _FACT, _DELTA = bulk(""), bulk("f"), bulk("d")
+_EMPTY = bulk("")
 
 
 class Held(NamedTuple):
@@ -175,28 +176,19 @@ def arguments(org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | 
         _EMPTY if now_ms is None else bulk(now_ms),
         bulk(idempotency.key),
         bulk(idempotency.fingerprint),
-        known_bulk(idempotency.ttl_ms),
-        known_bulk(max_facts),
-        known_bulk(request.max_pending),
-        known_bulk(DELTA_RETENTION_MS),
-        known_bulk(len(events)),
-        known_bulk(len(addresses)),
+        _counts(idempotency.ttl_ms, max_facts, request.max_pending, DELTA_RETENTION_MS, len(events), len(addresses)),
     ]
     for place, event in enumerate(events):
         body, actor, conversation, run, cause = event.body, event.actor, event.conversation, event.run, event.cause
         stored_type, data, personal, digest = codec.encode(body, actor, conversation)
         values += (
-            _DELTA if type(body) in DELTAS else _FACT,
-            known_bulk(conversation or ""),
-            _EMPTY if event.lane is None else bulk(event.lane),
-            known_bulk(stored_type),
-            known_bulk(actor),
+            _names(type(body) in DELTAS, conversation or "", event.lane or "", stored_type, actor),
             _EMPTY if run is None else known_bulk(_reference(run, place)),
             _EMPTY if cause is None else known_bulk(_reference(cause, place)),
             b"$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
             % (len(data), data, len(personal), personal, len(digest), digest),
         )
-    count = len(values) + 2 * len(events)  # the last of an event's are three
+    count = 9 + 10 * len(events)
     if addresses:
         values += [bulk(part) for alias in addresses.items() for part in alias]
         count += 2 * len(addresses)
@@ -205,6 +197,17 @@ def arguments(org: OrgId, request: Append, *, max_facts: int = 0, now_ms: int | 
         values += map(bulk, guards)
         count += len(guards)
     return keys.of(org).log, Framed(count, b"".join(values))
+
+
+@lru_cache(maxsize=256)
+def _counts(*numbers: int) -> bytes:
+    return b"".join(map(bulk, numbers))
+
+
+@lru_cache(maxsize=4_096)
+def _names(is_delta: bool, conversation: str, lane: str, stored_type: bytes, actor: str) -> bytes:
+    """Of an event, which many others share."""
+    return b"".join(map(bulk, ("d" if is_delta else "f", conversation, lane, stored_type, actor)))
 
 
 def _guards(request: Append) -> tuple[Argument, ...]:
