@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
 
+FEW_AUTHORITIES = Path(__file__).parent / "fixtures" / "authority.pem"
 MOST_AT_ONCE = 4
 OF_MANY_PROCESSES = ("tests/browser/", "tests/chaos/", "tests/e2e/")
 OF_FEW = ("test_claude.py", "test_doctor.py", "test_main_job.py", "test_tool_backends.py", "test_up.py")
@@ -27,6 +29,11 @@ class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "many processes" if file.startswith(OF_MANY_PROCESSES) and not file.endswith(OF_FEW) else file
+
+
+def pytest_configure() -> None:
+    """Reading all that a system trusts takes longer than a request, and every process and many a client does it."""
+    os.environ["SSL_CERT_FILE"] = str(FEW_AUTHORITIES)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,11 +23,13 @@ from eventstore.events.tools import ToolCompleted
 from eventstore.schema import Event, Position, Recorded
 from tests.support.anthropic_api import (
     KEY,
+    MODEL,
     AnthropicApi,
     Frame,
     Script,
     anthropic_api,
     block,
+    claude_at,
     closing,
     message,
     opening,
@@ -40,14 +42,13 @@ from tests.support.anthropic_api import (
 )
 from tests.support.product import free_port
 from tests.support.workshop import ACME, ANN, Bench, Workshop
-from workers.clients.anthropic import Claude, Connections
 from workers.clients.anthropic_stream import REFUSAL
 from workers.errors import Busy
 from workers.model import ModelRequest, UserMessage
 from workers.tool_call import Answered, Call
 
-MODEL = "claude-haiku-5-5"
-SILENCE_S = 0.3
+if TYPE_CHECKING:
+    from workers.clients.anthropic import Claude
 
 
 @pytest.fixture
@@ -58,9 +59,8 @@ async def api() -> AsyncIterator[AnthropicApi]:
 
 @pytest.fixture
 async def claude(api: AnthropicApi) -> AsyncIterator[Claude]:
-    connections = Connections(silence_s=SILENCE_S)
-    yield connections.model(KEY, api.url, MODEL)
-    await connections.close()
+    async with claude_at(api.url) as claude:
+        yield claude
 
 
 async def look(call: Call) -> Answered:
@@ -257,12 +257,10 @@ async def test_a_model_that_takes_nothing_is_busy(
 
 
 async def test_a_model_that_cannot_be_reached_is_busy() -> None:
-    connections = Connections(silence_s=SILENCE_S)
-    away = connections.model(KEY, f"http://127.0.0.1:{free_port()}", MODEL)
-    with pytest.raises(Busy, match="cannot be reached"):
-        async for _ in away.stream(ModelRequest(system="", messages=[UserMessage("Hi")])):
-            pass
-    await connections.close()
+    async with claude_at(f"http://127.0.0.1:{free_port()}") as away:
+        with pytest.raises(Busy, match="cannot be reached"):
+            async for _ in away.stream(ModelRequest(system="", messages=[UserMessage("Hi")])):
+                pass
 
 
 async def test_a_pause_that_was_asked_for_is_kept(shop: Workshop, api: AnthropicApi, claude: Claude) -> None:

@@ -9,9 +9,8 @@ import pytest
 from eventstore.events.memory import Memory, MemoryExtracted, MemoryFailed, MemoryRequested
 from eventstore.events.replies import ReplyCompleted, ToolCall, Usage
 from projections.memory import MEMORY
-from tests.support.anthropic_api import KEY, anthropic_api, message, refused, text, tool_use
+from tests.support.anthropic_api import anthropic_api, claude_at, message, refused, text, tool_use
 from tests.support.workshop import ACME, ANN, BEN, Piece, ScriptedModel, Workshop, says
-from workers.clients.anthropic import Connections
 from workers.handlers import HANDLERS, memory
 from workers.model import StepDone, UserMessage
 from workers.offline_memory import REMEMBER
@@ -117,9 +116,7 @@ async def test_the_next_extraction_gets_the_notes_and_only_what_is_new(shop: Wor
 
 async def test_claude_hands_its_notes_over_by_a_tool_call(shop: Workshop) -> None:
     notes = {"summary": "Tea", "memories": [{"text": "Likes tea", "about": "", "topics": ["drink"]}]}
-    async with anthropic_api() as api:
-        connections = Connections()
-        claude = connections.model(KEY, api.url, "claude-haiku-5-5")
+    async with anthropic_api() as api, claude_at(api.url, silence_s=5) as claude:
         api.next(*[message(text("Yes"))] * 5)
         api.next(
             message(tool_use("toolu_1", REMEMBER, json.dumps(notes)), stop_reason="tool_use"), message(text("Tea"))
@@ -128,7 +125,6 @@ async def test_claude_hands_its_notes_over_by_a_tool_call(shop: Workshop) -> Non
             await talk(shop, "one", "two", "three", "four", "five")
             await shop.seen.until_type("memory.extracted")
             await talk(shop, "What do I drink?")
-        await connections.close()
     assert not api.faults
     [extracted] = shop.seen.bodies(MemoryExtracted)
     assert (extracted.summary, extracted.memories) == ("Tea", [Memory(text="Likes tea", topics=["drink"])])
@@ -141,15 +137,12 @@ async def test_claude_hands_its_notes_over_by_a_tool_call(shop: Workshop) -> Non
 
 
 async def test_a_model_that_refuses_for_good_is_not_asked_again(shop: Workshop) -> None:
-    async with anthropic_api() as api:
-        connections = Connections()
-        claude = connections.model(KEY, api.url, "claude-haiku-5-5")
+    async with anthropic_api() as api, claude_at(api.url, silence_s=5) as claude:
         api.next(*[message(text("Yes"))] * 5)
         api.next(refused(401))
         async with shop.worker(shop.services(model=claude)):
             await talk(shop, "one", "two", "three", "four", "five")
             await shop.seen.until_type("memory.failed")
-        await connections.close()
     assert "work.failed" not in shop.seen.types
 
 

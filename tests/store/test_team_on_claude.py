@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from eventstore.events.members import MemberStepped
 from eventstore.events.replies import ReplyCompleted
-from tests.support.anthropic_api import KEY, AnthropicApi, anthropic_api, message, text, thinking, tool_use
+from tests.support.anthropic_api import AnthropicApi, anthropic_api, claude_at, message, text, thinking, tool_use
 from tests.support.workshop import Bench, Workshop
-from workers.clients.anthropic import Claude, Connections
 from workers.tool_call import Answered, Call
+
+if TYPE_CHECKING:
+    from workers.clients.anthropic import Claude
 
 
 @pytest.fixture
@@ -22,9 +25,8 @@ async def api() -> AsyncIterator[AnthropicApi]:
 
 @pytest.fixture
 async def claude(api: AnthropicApi) -> AsyncIterator[Claude]:
-    connections = Connections(silence_s=0.3)
-    yield connections.model(KEY, api.url, "claude-haiku-5-5")
-    await connections.close()
+    async with claude_at(api.url) as claude:
+        yield claude
 
 
 async def look(call: Call) -> Answered:

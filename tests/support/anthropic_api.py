@@ -12,14 +12,19 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aiohttp import web
 
 from tests.support.serving import serving
 
+if TYPE_CHECKING:
+    from workers.clients.anthropic import Claude
+
 KEY = "sk-ant-test-0123456789"
 VERSION = "2026-10-21"
+MODEL = "claude-haiku-5-5"
+SILENCE_S = 0.3
 SAMPLES = Path(__file__).parent.parent / "fixtures" / "anthropic"
 
 Break = Literal["drop", "stall"]
@@ -253,3 +258,13 @@ async def anthropic_api() -> AsyncIterator[AnthropicApi]:
         finally:
             api.close()
     assert not api.faults
+
+
+@asynccontextmanager
+async def claude_at(url: str, silence_s: float = SILENCE_S) -> AsyncIterator[Claude]:
+    """By the vendor's SDK, whose import takes longer than most tests: only who asks for it waits."""
+    from workers.clients.anthropic import Connections
+
+    connections = Connections(silence_s=silence_s)
+    yield connections.model(KEY, url, MODEL)
+    await connections.close()
