@@ -148,6 +148,31 @@ def _name(stored: bytes) -> str:
     return stored.decode()
 
 
+def deltas(org: OrgId, run: bytes, first: bytes, *packed: bytes) -> list[Recorded]:
+    """Deltas of one run as its index has them: position, data, personal data, and whence they come, unless that is
+    what the run's `first` says too."""
+    usual, events = _source(*first.split(b"\0")[3:]), []
+    for each in packed:
+        entry_id, data, personal, *other = each.split(b"\0")
+        stored_type, schema, conversation, cause, actor = _source(*other) if other else usual
+        position = Position.of(entry_id)
+        events.append(
+            Recorded(
+                position, org, stored_type, actor, _position(run) if run else position, cause, conversation,
+                None, None, data, personal, b"", schema,
+            )
+        )  # fmt: skip
+    return events
+
+
+@lru_cache(maxsize=1_024)
+def _source(
+    stored: bytes = b"", conversation: bytes = b"", cause: bytes = b"", actor: bytes = b""
+) -> tuple[str, int, ConversationId | None, Position | None, str]:
+    known = ConversationId(conversation.decode()) if conversation else None
+    return *_type(stored), known, Position.of(cause) if cause else None, actor.decode()
+
+
 @lru_cache(maxsize=1_024)
 def _type(stored: bytes) -> tuple[str, int]:
     name, _, schema = stored.decode().partition(";")

@@ -16,6 +16,9 @@ LOOK_AHEAD = 5_000
 PAGE_BYTES = 128 * 1024
 """Of stored fields, by which a page after a position is full: whoever reads it may be slow to pass it on."""
 
+ENTRY = 2
+"""What an entry of a stream consists of: its id and its fields."""
+
 
 class Scope(NamedTuple):
     """One conversation (`c`) or one run (`r`) of an organization, with its deltas or without."""
@@ -55,15 +58,13 @@ async def _page(pipe: Pipe, scope: Scope, way: str, position: Position, count: i
     org, kind, name, deltas = scope
     arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq, PAGE_BYTES)
     cut, entries = await pipe.run(COLLECT, [keys.of(org).log], arguments)
-    events = [_recorded(org, entry) for entry in entries]
+    events = [event for entry in entries for event in _recorded(org, entry)]
     if kind == "c":  # a run may cross conversations
         events = [event for event in events if event.conversation == name]
     return Page(events, Position.of(cut) if cut else None)
 
 
-def _recorded(org: OrgId, entry: Any) -> Recorded:
-    """A fact comes as XRANGE gives it, a delta in one piece."""
-    if isinstance(entry, bytes):
-        entry_id, *fields = entry.split(b"\0")
-        return codec.recorded(org, entry_id, fields)
-    return codec.recorded(org, *entry)
+def _recorded(org: OrgId, entry: list[Any]) -> list[Recorded]:
+    if len(entry) == ENTRY:
+        return [codec.recorded(org, *entry)]
+    return codec.deltas(org, *entry)

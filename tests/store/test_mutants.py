@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from eventstore.append import APPEND
+from eventstore.collect import COLLECT
 from eventstore.connection import Pipe, Script, pool_for
 from eventstore.consumers import CONSUMER, Consumers
 from eventstore.lanes import FORGET, LANES
@@ -39,6 +40,7 @@ WRITTEN = Path(__file__).parents[1] / "fixtures" / "mutants"
 CONTRACT: Mapping[Script, tuple[ModuleType, ...]] = {
     APPEND: (test_append, test_lanes, test_script_branches),
     LANES: (test_lanes, test_script_branches),
+    COLLECT: (test_script_branches, test_reads),
     CONSUMER: (test_consumers,),
     FORGET: (test_lanes,),
     LEASE: (test_leases,),

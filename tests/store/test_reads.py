@@ -169,12 +169,25 @@ async def test_a_long_answer_is_read_whole_whatever_lies_between_its_tokens(
     wanted = [event.position for event in whole if event.conversation == ANN]
     for count in (64, 500):
         assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, count) == wanted
-    for gone in (wanted[50], wanted[51], wanted[90]):
-        await store.pipe.call("XDEL", store.keys.tok, str(gone))
-        wanted.remove(gone)
-    assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, 500) == wanted
     await store.pipe.call("XTRIM", store.keys.tok, "MINID", str(wanted[100]))
     assert await paged(store.log, Scope(ACME, "c", ANN, True), ORIGIN, 500) == [own, *wanted[100:]]
+    assert await paged(store.log, Scope(ACME, "c", ANN, True), wanted[99], 500) == wanted[100:]
+    assert await paged(store.log, Scope(ACME, "c", ANN, True), wanted[100], 500) == wanted[101:]
+
+
+async def test_deltas_that_an_older_version_has_listed_by_their_ids_are_read(store: Store) -> None:
+    store.broken_on_purpose = True
+    run = (await store.write(fact())).positions[0]
+    for index in range(6):
+        await store.write(delta(run, index))
+    listed = await store.pipe.call("LRANGE", store.keys.run_deltas(run), 0, -1)
+    for older in range(6):
+        await store.pipe.call("LSET", store.keys.run_deltas(run), older, listed[older].partition(b"\0")[0])
+    await store.write(delta(run, 6), delta(run, 7), fact(run=run))
+    whole = await store.log.read(ACME, ORIGIN)
+    for at, seen in enumerate(whole):
+        for scope in (Scope(ACME, "c", ANN, True), Scope(ACME, "r", str(run), True)):
+            assert (await store.log.page_of(scope, seen.position)).events == whole[at + 1 :]
 
 
 async def test_pages_go_on_behind_what_was_trimmed(store: Store) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from eventstore.append import Backlog, Control
-from eventstore.collect import Scope
+from eventstore.collect import PAGE_BYTES, Scope
+from eventstore.events.replies import ReplyDelta
 from eventstore.lanes import NothingToTake
+from eventstore.schema import ORIGIN, Event, Recorded
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
 
@@ -74,3 +78,61 @@ async def test_the_last_deltas_of_a_conversation_are_found_before_their_run_has_
     await store.write(delta(other, conversation=BEN))
     page = await store.log.page_of(Scope(ACME, "c", ANN, True), run)
     assert [event.position for event in page.events] == [piece]
+
+
+async def test_a_page_says_of_a_delta_what_the_log_says(store: Store) -> None:
+    """Also where a later one comes from elsewhere than the run's first, and at a page's beginning in mid-run."""
+    run, other = (await store.write(fact(ANN), fact(BEN))).positions
+    piece = delta(run)
+    for event in (
+        piece,
+        piece,
+        msgspec.structs.replace(piece, actor="assistant:other"),
+        msgspec.structs.replace(piece, actor="assistant:test2", conversation=BEN),
+        msgspec.structs.replace(piece, cause=other),
+        msgspec.structs.replace(piece, conversation=None),
+        delta(other, conversation=BEN),
+        piece,
+        fact(ANN, run=run),
+    ):
+        await store.write(event)
+    whole = await store.log.read(ACME, ORIGIN)
+    of_run = [event for event in whole if event.run == run]
+    for at, seen in enumerate(of_run):
+        assert (await store.log.page_of(Scope(ACME, "r", str(run), True), seen.position)).events == of_run[at + 1 :]
+        own = [event for event in of_run[at + 1 :] if event.conversation == ANN]
+        assert (await store.log.page_of(Scope(ACME, "c", ANN, True), seen.position)).events == own
+
+
+async def test_pages_of_any_size_hold_runs_that_overlap(store: Store) -> None:
+    first, second = (await store.write(fact(ANN), fact(ANN))).positions
+    for index in range(3):
+        await store.write(delta(first, index), delta(first, index + 3), fact(ANN), delta(second, index))
+    await store.write(fact(ANN, run=second), fact(ANN), fact(ANN, run=first), delta(second, 3))
+    whole = await store.log.read(ACME, ORIGIN)
+    for count in range(1, len(whole) + 1):
+        seen, cut = list[Recorded](), ORIGIN
+        while cut is not None:
+            page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut, count=count)
+            assert len(page) <= count
+            seen += page
+        assert seen == whole
+
+
+async def test_a_page_ends_where_it_is_large_and_goes_on_there(store: Store) -> None:
+    run = (await store.write(fact(ANN, text="x" * PAGE_BYTES))).positions[0]
+    large = Event(ReplyDelta(attempt=1, index=0, text="x" * PAGE_BYTES), "assistant:test", ANN, run)
+    at = [run, *(await store.write(large, delta(run))).positions]
+    for beyond, position in zip(at, [ORIGIN, *at], strict=False):
+        page = await store.log.page_of(Scope(ACME, "r", str(run), True), position)
+        assert [event.position for event in page.events] == [beyond]
+        assert page.cut == (beyond if beyond != at[-1] else None)
+
+
+async def test_a_page_shows_the_deltas_that_the_token_stream_still_has(store: Store) -> None:
+    run = (await store.write(fact(ANN))).positions[0]
+    at = (await store.write(*[delta(run, index) for index in range(4)])).positions
+    await store.pipe.call("XTRIM", store.keys.tok, "MINID", str(at[2]))
+    for seen, left in ((run, at[2:]), (at[0], at[2:]), (at[1], at[2:]), (at[2], at[3:]), (at[3], [])):
+        page = await store.log.page_of(Scope(ACME, "c", ANN, True), seen)
+        assert [event.position for event in page.events] == left

@@ -117,7 +117,11 @@ def _runs(own: keys.OrgKeys, state: Snapshot, log: Entries, tok: Entries) -> Ite
                 by_run[fields[b"r"].decode()].append(position)
         indexed = {name[len(own.prefix) + 4 : -2] for name in state if _is(own, name, "run", part)}
         for run in by_run.keys() | indexed:
-            ids = [Position.parse(entry) for entry in state.get(f"{own.prefix}run:{run}:{part}", ())]
+            listed = state.get(f"{own.prefix}run:{run}:{part}", ())
+            ids = [Position.parse(item.partition(b"\0")[0]) for item in listed]
+            for delta in codec.deltas(own.org, run.encode(), listed[0], *listed) if part == "d" and listed else ():
+                if delta.position in tok and delta != codec.recorded(own.org, *_stored(delta.position, tok)):
+                    yield f"index d of run {run} says {delta}, the stream {tok[delta.position]}"
             if _untrimmed(ids, entries) != by_run.get(run, []):
                 yield f"index {part} of run {run} is {_text(ids)}, its entries are {_text(by_run.get(run, []))}"
 
@@ -176,6 +180,10 @@ async def _reachable(pipe: Pipe, work: str, state: Snapshot) -> set[bytes]:
 
 def _entries(stream: Any) -> Entries:
     return {Position.parse(entry_id): dict(zip(fields[::2], fields[1::2], strict=True)) for entry_id, fields in stream}
+
+
+def _stored(position: Position, entries: Entries) -> tuple[bytes, list[bytes]]:
+    return str(position).encode(), [part for field in entries[position].items() for part in field]
 
 
 def _untrimmed(ids: list[Position], entries: Entries) -> list[Position]:
