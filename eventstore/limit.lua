@@ -1,7 +1,7 @@
 -- Spends from a budget that refills when its window is over, or says how long that takes and changes nothing.
 --
 -- KEYS 1 the budget: a hash of `s` (start of its window, ms) and `n` (spent in it)
--- ARGV 1 now_ms ('' = server time)   2 limit   3 window_ms   4 cost
+-- ARGV 1 now_ms ('' = server time)   2 limit   3 window_ms   4 cost (0 = only ask whether 1 would be allowed)
 --
 -- Reply: {allowed 1|0, remaining, reset_ms}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
@@ -19,7 +19,8 @@ local start, spent = tonumber(state[1] or '0'), tonumber(state[2] or '0')
 if not state[1] or now >= start + window or now < start then start, spent = now, 0 end
 
 local reset = start + window - now
-if spent + cost > limit then return {0, math.max(0, limit - spent), reset} end
+if spent + math.max(1, cost) > limit then return {0, math.max(0, limit - spent), reset} end
+if cost == 0 then return {1, limit - spent, reset} end
 spent = spent + cost
 redis.call('HSET', KEYS[1], 's', string.format('%.0f', start), 'n', string.format('%.0f', spent))
 redis.call('PEXPIRE', KEYS[1], string.format('%.0f', reset))

@@ -55,7 +55,7 @@ class Limits:
     async def spend(
         self, org: OrgId, bucket: str, subject: str, limit: int, *, window_s: int = WINDOW_S, cost: int = 1
     ) -> Budget:
-        """Takes `cost` from the subject's bucket if the limit allows it.
+        """Takes `cost` from the subject's bucket if the limit allows it; 0 only asks whether it would allow 1.
 
         `subject` becomes part of a key's name: an id (of a key, a conversation), never a telephone number or a name.
         """
@@ -76,11 +76,16 @@ class Communications:
 
     async def allow(self, org: OrgId, kind: Communication, conversation: ConversationId) -> bool:
         """Counts one to this customer, and one from this organization."""
+        return await self._spend(org, kind, conversation, cost=1)
+
+    async def has_room(self, org: OrgId, kind: Communication, conversation: ConversationId) -> bool:
+        """Whether one more would be allowed now; counts nothing."""
+        return await self._spend(org, kind, conversation, cost=0)
+
+    async def _spend(self, org: OrgId, kind: Communication, conversation: ConversationId, *, cost: int) -> bool:
         own = self._ceilings
         to_one, from_all = (own.sms_per_number, own.sms) if kind == "sms" else (own.calls_per_number, own.calls)
-        return await self._spend(org, kind, conversation, to_one) and await self._spend(org, kind, "all", from_all)
-
-    async def _spend(self, org: OrgId, kind: Communication, subject: str, ceiling: Ceiling) -> bool:
-        if ceiling.most == 0:
-            return True
-        return (await self._limits.spend(org, kind, subject, ceiling.most, window_s=ceiling.window_s)).allowed
+        for subject, (most, window_s) in ((conversation, to_one), ("all", from_all)):
+            if most and not (await self._limits.spend(org, kind, subject, most, window_s=window_s, cost=cost)).allowed:
+                return False
+        return True

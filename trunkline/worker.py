@@ -128,7 +128,7 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
     async def locate(org: OrgId) -> Location:
         return Location(org, await name_of(org))
 
-    crm = EmbeddedCrm(log, engine, locate)
+    crm, communications = EmbeddedCrm(log, engine, locate), Communications(Limits(pipe), settings.ceilings)
     try:
         if await organizations.get(DEMO) is not None:
             await seed_demo(log, DEMO)
@@ -147,7 +147,8 @@ async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: 
         tools=CrmToolbox(log, crm, organizations, gohighlevel.backend(providers.of, lead_connector)),
         sms=sms,
         calls=calls,
-        may_reach=Communications(Limits(pipe), settings.ceilings).allow,
+        may_reach=communications.allow,
+        has_room=communications.has_room,
         name_of=name_of,
         accepts_sms=crm.accepts_sms,
         callbacks=CallbackClient(Allowed.parse(settings.callback_allow)),

@@ -28,8 +28,8 @@ ACTOR = "system:worker"
 async def answer(work: Work, question: MessageReceived, until: Position) -> Done:
     """One attempt. Somebody who chats waits for no longer than the deadline after the answer began, however many
     attempts it takes; for all others it counts anew, so that a worker that was down for long still answers."""
-    if question.channel in TEXT_CHANNELS and not await _can_be_told(work, question):
-        return Done([Event(ReplyFailed(code="OPTED_OUT", detail="the customer has opted out of text messages"), ACTOR)])
+    if question.channel in TEXT_CHANNELS and (refused := await _untold(work, question)) is not None:
+        return Done([Event(refused, ACTOR)])
     deadline_s = work.services.reply_deadline_s
     spent_s = (await _spent(work)).seconds if question.channel == "chat" else 0.0
     try:
@@ -46,9 +46,16 @@ async def answer(work: Work, question: MessageReceived, until: Position) -> Done
         return Done([Event(ReplyFailed(code="TIMEOUT", detail=f"no answer within {deadline_s:g} s"), ACTOR)])
 
 
-async def _can_be_told(work: Work, question: MessageReceived) -> bool:
-    """An answer that cannot be sent is not worth a model's call."""
-    return question.sender is None or await work.services.accepts_sms(work.org, question.sender)
+async def _untold(work: Work, question: MessageReceived) -> ReplyFailed | None:
+    """Why an answer could not be sent: such a one is not worth a model's call."""
+    if question.sender is None:
+        return None
+    if not await work.services.accepts_sms(work.org, question.sender):
+        return ReplyFailed(code="OPTED_OUT", detail="the customer has opted out of text messages")
+    assert work.item.conversation is not None
+    if not await work.services.has_room(work.org, "sms", work.item.conversation):
+        return ReplyFailed(code="RATE_LIMITED", detail="too many text messages in too short a time")
+    return None
 
 
 def _refused(error: Rejected | Busy) -> Done:

@@ -47,7 +47,8 @@ class Services:
     `model` gives the one that answers for an organization; the health page names the `default_model`. `sms` gives an
     organization's provider, None where messages stay in the outbox; `accepts_sms` is False for a number that has opted
     out. `calls` gives who places its calls, None where they stay in the outbox; `may_reach` counts a message or call
-    and is False beyond what may leave; `name_of` is what an organization is called. `now_ms` is the wall clock.
+    and is False beyond what may leave, `has_room` tells that and counts nothing; `name_of` is what an organization is
+    called. `now_ms` is the wall clock.
     An answer to a text message waits until none has come for `settle_s`; an agent who writes nothing for
     `agent_idle_s` is released.
     """
@@ -64,6 +65,7 @@ class Services:
     new_id: Callable[[], str]
     calls: Callable[[OrgId], Awaitable[CallProvider | None]] = _no_calls
     may_reach: Callable[[OrgId, Communication, ConversationId], Awaitable[bool]] = _unlimited
+    has_room: Callable[[OrgId, Communication, ConversationId], Awaitable[bool]] = _unlimited
     name_of: Callable[[OrgId], Awaitable[str]] = _nameless
     callbacks: CallbackClient = field(default_factory=lambda: CallbackClient(Allowed()))
     reply_deadline_s: float = 120.0

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from eventstore.events.messages import MessageReceived
+from eventstore.events.replies import ReplyFailed
 from eventstore.events.sms import SmsFailed, SmsSent
 from eventstore.limits import Ceiling, Ceilings, Communications, Limits
 from eventstore.schema import ConversationId, OrgId, Recorded
 from tests.support.clock import Clock
-from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, Workshop
+from tests.support.workshop import ACME, ANN, ANNS_NUMBER, BEN, ScriptedModel, Workshop, says
+from workers.model import UserMessage
 
 
 def fates(count: int, events: Sequence[Recorded]) -> bool:
@@ -54,3 +56,32 @@ async def test_no_number_stands_in_a_counters_name(shop: Workshop) -> None:
     names = await shop.pipe.call("KEYS", "*limit*")
     assert names
     assert not [name for name in names if ANNS_NUMBER.encode().strip(b"+") in name]
+
+
+async def test_beyond_the_ceiling_no_model_is_called_and_what_is_written_then_is_not_lost(shop: Workshop) -> None:
+    clock = Clock()
+    texts = Communications(Limits(shop.pipe, now_ms=clock), Ceilings(sms_per_number=Ceiling(1, 60)))
+    model = ScriptedModel(says("Hello!"), says("Yes, both."))
+    services = shop.services(model=model, may_reach=texts.allow, has_room=texts.has_room)
+    async with shop.worker(services):
+        await shop.say("Are you open?", channel="sms")
+        await shop.seen.until_type("sms.sent")
+        await shop.say("On Sunday too?", channel="sms")
+        await shop.seen.until_type("reply.failed")
+        assert len(model.requests) == 1
+        clock.advance(60_000)
+        await shop.say("Hello?", channel="sms")
+        await shop.seen.until(partial(fates, 2))
+    assert [failed.code for failed in shop.seen.bodies(ReplyFailed)] == ["RATE_LIMITED"]
+    asked = [message.text for message in model.requests[1].messages if isinstance(message, UserMessage)]
+    assert asked[-2:] == ["On Sunday too?", "Hello?"]
+    assert "sms.failed" not in shop.seen.types
+
+
+async def test_to_ask_for_room_takes_none(shop: Workshop) -> None:
+    texts = Communications(Limits(shop.pipe), Ceilings(sms_per_number=Ceiling(2), sms=Ceiling(3)))
+    assert [await texts.has_room(ACME, "sms", ANN) for _ in range(5)] == [True] * 5
+    assert [await texts.allow(ACME, "sms", ANN) for _ in range(2)] == [True, True]
+    assert [await texts.has_room(ACME, "sms", each) for each in (ANN, BEN)] == [False, True]
+    assert await texts.allow(ACME, "sms", BEN)
+    assert not await texts.has_room(ACME, "sms", BEN), "the organization's own is used up"

@@ -64,6 +64,13 @@ async def test_a_cost_is_taken_whole_or_not_at_all(limits: Limits) -> None:
     assert await limits.spend(ACME, "sms", "conv_1", 10, cost=2) == Budget(True, 10, 0, 900)
 
 
+async def test_to_ask_costs_nothing_and_begins_no_window(limits: Limits, clock: Clock) -> None:
+    assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60, cost=0) == Budget(True, 1, 1, 60)
+    clock.advance(30_000)
+    assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60) == Budget(True, 1, 0, 60)
+    assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60, cost=0) == Budget(False, 1, 0, 60)
+
+
 async def test_buckets_subjects_and_organizations_are_apart(limits: Limits) -> None:
     assert (await limits.spend(ACME, "requests", "key", 1)).allowed
     assert (await limits.spend(ACME, "opens", "key", 1)).allowed
