@@ -18,7 +18,6 @@ from workers.retry import Backoff, Policy
 from workers.work import Done, Work
 
 POLICY = Policy(max_attempts=5, on_exhausted="fail", backoff=Backoff(500, 20_000))
-BUSY = Backoff(500, 30_000)
 BUSY_FOR_S = 600.0
 """So long a text message waits for a model that takes nothing; who chats waits for the deadline."""
 DEFAULT_ASSISTANT = "assistant"
@@ -65,10 +64,15 @@ def _refused(error: Rejected | Busy) -> Done:
 async def _wait(work: Work, error: Busy, limit_s: float) -> Done:
     """Raises TooEarly until then, so that the attempt does not count; the failure where there is no time left."""
     spent = await _spent(work)
-    pause_ms = BUSY.delay_ms(spent.attempts, random.random(), error.after_s)
+    pause_ms = busy_backoff(limit_s).delay_ms(spent.attempts, random.random(), error.after_s)
     if spent.seconds + pause_ms / 1_000 > limit_s:
         return _refused(error)
     raise TooEarly(str(error), pause_ms)
+
+
+def busy_backoff(limit_s: float) -> Backoff:
+    """Pauses grow to a fifth of the wait: every try is an event, and whoever waits for long waits a little longer."""
+    return Backoff(500, int(limit_s * 1_000 / 5))
 
 
 class _Spent(NamedTuple):
