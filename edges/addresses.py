@@ -17,6 +17,8 @@ from projections import phones
 TELEPHONE = "tel:"
 BEYOND_CHAT = frozenset({"events:read", "events:write", "admin"})
 """Scopes of those who have to do with all of the organization's conversations."""
+KNOWN_TO_OTHERS = frozenset({"staff", "health", "tel", "mailto"})
+"""Kinds of addresses that may be guessed or looked up. To know another, as that of a session, is a right to it."""
 
 
 class Place(NamedTuple):
@@ -60,18 +62,24 @@ def address_of(text: str) -> str:
 
 
 async def check_owner(request: web.Request, caller: Caller, address: str | None) -> None:
-    """403 for who may chat, and nothing more, in another user's chat: with staff (`staff:<id>:<user>`), or, for a
-    token's user, with the health agent (`health:<session>`)."""
+    """403 for who may only chat, in another user's chat with staff (`staff:<id>:<user>`). A token's user has to do with
+    its own sessions of the health agent (`health:<session>`) besides, and, by `control:write`, with all the rest."""
     if not BEYOND_CHAT.isdisjoint(caller.scopes):
         return
     scheme, _, rest = (address or "").partition(":")
-    is_own = True
     if scheme == "staff":
         is_own = rest.partition(":")[2] == caller.user
     elif scheme == "health" and caller.subject is not None:
         is_own = await sessions.shown(request, caller, rest) is not None
+    else:
+        is_own = caller.subject is None or caller.may("control:write")
     if not is_own:
         raise ApiError(403, "FORBIDDEN", "this conversation is another user's")
+
+
+async def check_writer(request: web.Request, caller: Caller, address: str) -> None:
+    if address.partition(":")[0] in KNOWN_TO_OTHERS:
+        await check_owner(request, caller, address)
 
 
 def phone_number(name: str, text: str) -> str:

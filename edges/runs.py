@@ -99,6 +99,8 @@ async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Acc
     await charge(request, caller)
     digest = _fingerprint(caller, wanted)
     body = msgspec.structs.replace(wanted.body, fingerprint=digest)
+    if isinstance(body, MessageReceived):
+        body = msgspec.structs.replace(body, user=caller.subject)
     addresses: dict[ConversationId, str] = {}
     if wanted.address is None:
         event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")

@@ -16,7 +16,7 @@ from aiohttp import web
 from pydantic import ConfigDict, StringConstraints
 
 from edges import resume
-from edges.addresses import Place, check_owner, phone_number, place_of
+from edges.addresses import Place, check_writer, phone_number, place_of
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.bodies import page_limit, parse_body
@@ -125,7 +125,7 @@ async def post(request: web.Request) -> web.StreamResponse:
     place, body = await _place(request, caller), await parse_body(request, NewMessage)
     if place.address is None:
         raise ApiError(404, "CONVERSATION_NOT_FOUND", f"there is no conversation {request.match_info['id'][:80]!r}")
-    await check_owner(request, caller, place.address)
+    await check_writer(request, caller, place.address)
     message = MessageReceived(
         message_id=str(uuid4()), source="native", assistant=body.model.assistant, text=body.model.text
     )

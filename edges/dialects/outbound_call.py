@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from edges.app_keys import LOG, ORGANIZATIONS
 from edges.auth import check_organization, require
 from edges.bodies import parse_body
+from edges.errors import ApiError
 from edges.intake import Input, accept
 from edges.limits import charge
 from edges.models import BaseModel
@@ -40,6 +41,8 @@ async def call(request: web.Request) -> web.Response:
     caller = await require(request, "control:write", "chat:write")
     parsed = await parse_body(request, OutboundCall)
     check_organization(caller, parsed.model.organizationId)
+    if caller.subject is not None and not caller.may("control:write"):
+        raise ApiError(403, "FORBIDDEN", "a user's token needs the scope control:write: it could ring any number")
     await charge(request, caller)
     phone = await phone_of(request, caller.org, parsed.model.phoneNumber, parsed.model.leadId)
     organization = await request.app[ORGANIZATIONS].require(caller.org)

@@ -13,7 +13,8 @@ class MessageReceived(Body, frozen=True, kw_only=True, tag="message.received"):
     """A customer's message. `provider` keeps every field the provider sent, known or not.
 
     `source` is the surface or provider it came by. `fingerprint` is that of the request, so that a client that lost
-    the stream may re-attach by repeating it. `callback_url` is where the answer is posted.
+    the stream may re-attach by repeating it; `user` is whom its token stood for, None for one with an API key.
+    `callback_url` is where the answer is posted.
     """
 
     message_id: str
@@ -27,6 +28,7 @@ class MessageReceived(Body, frozen=True, kw_only=True, tag="message.received"):
     sender: Personal[str | None] = None
     provider: Personal[dict[str, str] | None] = None
     fingerprint: Personal[str | None] = None
+    user: Personal[str | None] = None
     callback_url: Hidden[str | None] = None
 
 
