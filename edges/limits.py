@@ -11,7 +11,7 @@ from typing import Literal
 from aiohttp import web
 
 from edges.app_keys import CAPS, LIMITS, QUOTA
-from edges.auth import Caller
+from edges.auth import Caller, require
 from edges.errors import ApiError, ComeBackLater
 from edges.open_streams import STREAMS
 from eventstore.errors import WritesRefused
@@ -22,6 +22,13 @@ KEPT_FOR_RETURNS = 20
 """One slot in so many."""
 
 BUDGET: web.RequestKey[tuple[Bucket, Budget] | None] = web.RequestKey("budget", tuple)
+
+
+async def admit(request: web.Request, *scopes: str) -> Caller:
+    """Who has one of these scopes, and has not asked too much; 401, 403 or 429."""
+    caller = await require(request, *scopes)
+    await charge(request, caller)
+    return caller
 
 
 async def charge(request: web.Request, caller: Caller) -> None:

@@ -19,7 +19,7 @@ from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import client_key, record
-from edges.limits import charge, check_room
+from edges.limits import admit, charge, check_room
 from edges.models import BaseModel
 from edges.respond import respond
 from edges.ring import Dialect
@@ -268,8 +268,7 @@ def _run(asked: Asked, session: Session | None) -> RunRequest:
 
 async def end_session(request: web.Request) -> web.Response:
     """A user logs out: the session is over at once, and its secret forgotten. Its thread stays."""
-    caller = await require(request, "chat:write")
-    await charge(request, caller)
+    caller = await admit(request, "chat:write")
     name = request.match_info["session"]
     if (session := await sessions.shown(request, caller, name)) is None:
         raise ApiError(404, "SESSION_NOT_FOUND", f"there is no session {name[:80]!r}")

@@ -14,11 +14,10 @@ from aiohttp import web
 
 from edges import sessions
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
-from edges.auth import require
 from edges.bodies import page_limit
 from edges.dialects.health_agent import PATH
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted
@@ -43,8 +42,7 @@ async def threads(request: web.Request) -> web.Response:
 
     A token's user without that right is its subject.
     """
-    caller = await require(request, "chat:write", "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "chat:write", "events:read")
     user = request.query.get("user") or request.query.get("deviceId")
     if not caller.may("events:read"):
         user = user or caller.subject
@@ -74,8 +72,7 @@ async def export(request: web.Request) -> web.Response:
 
 
 async def _read(request: web.Request) -> tuple[Session, list[Said]]:
-    caller = await require(request, "chat:write", "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "chat:write", "events:read")
     name = request.match_info["thread"]
     if (session := await sessions.shown(request, caller, name)) is None:
         raise ApiError(404, "THREAD_NOT_FOUND", f"there is no thread {name[:80]!r}")

@@ -15,11 +15,11 @@ from pydantic import ConfigDict, StringConstraints
 
 from edges.addresses import Place, phone_number, place_of
 from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
-from edges.auth import Caller, check_organization, require
+from edges.auth import Caller, check_organization
 from edges.bodies import parse_body
 from edges.errors import POSITION, ApiError
 from edges.intake import Refused, client_key, idempotent, refusal
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from edges.telephony import control_json, queued
 from eventstore import codec
@@ -101,8 +101,7 @@ async def send_message(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    caller = await require(request, "control:write", "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "control:write", "events:read")
     place, _ = await _place(request, caller, request.match_info["phoneNumber"])
     conversation = await _conversation(request, caller.org, place)
     held = control_json(conversation.control) if conversation else None
@@ -112,8 +111,7 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def _asked(request: web.Request, model: type[Agent] = Agent) -> Asked:
-    caller = await require(request, "control:write")
-    await charge(request, caller)
+    caller = await admit(request, "control:write")
     body = await parse_body(request, model)
     check_organization(caller, body.model.organizationId)
     agent, name = caller.subject or body.model.agentId, body.model.agentName

@@ -10,11 +10,11 @@ from aiohttp import web
 from pydantic import AfterValidator, ConfigDict, Field
 
 from edges.app_keys import ENGINE, LOG
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import record
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from eventstore.append import Append
 from eventstore.events.assistants import AssistantConfigured, Kind
@@ -56,15 +56,13 @@ class Configuration(BaseModel):
 
 
 async def index(request: web.Request) -> web.Response:
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     every = await assistants.every(request.app[ENGINE], caller.org)
     return _json({"assistants": [_shown(each) for each in every.values()]})
 
 
 async def show(request: web.Request) -> web.Response:
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     name = request.match_info["assistant"]
     found = await assistants.find(request.app[ENGINE], caller.org, name)
     if found is None:
@@ -74,8 +72,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def configure(request: web.Request) -> web.Response:
     """Replaces the whole configuration; one that changes nothing appends nothing."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     name = request.match_info["assistant"]
     if not _ID.fullmatch(name):
         message = f"id: expected 1 to 64 letters, digits, - and _, beginning with no sign, got {name[:80]!r}"

@@ -11,10 +11,9 @@ from pydantic import ConfigDict, Field
 
 from edges import resume
 from edges.app_keys import CONSUMERS, LOG
-from edges.auth import Caller, require
 from edges.bodies import parse_body
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from eventstore.consumers import Consumer
 
@@ -29,19 +28,19 @@ class Place(BaseModel):
 
 async def list_(request: web.Request) -> web.Response:
     """By name."""
-    caller = await _caller(request)
+    caller = await admit(request, "events:read")
     consumers = await request.app[CONSUMERS].all(caller.org)
     return web.json_response({"consumers": [_shown(consumer) for consumer in consumers]})
 
 
 async def show(request: web.Request) -> web.Response:
-    caller, name = await _caller(request), request.match_info["name"]
+    caller, name = await admit(request, "events:read"), request.match_info["name"]
     return _answer(await request.app[CONSUMERS].get(caller.org, name), name)
 
 
 async def acknowledge(request: web.Request) -> web.Response:
     """200 with where the consumer is then: a position below that changes nothing."""
-    caller, name = await _caller(request), request.match_info["name"]
+    caller, name = await admit(request, "events:read"), request.match_info["name"]
     position = resume.parse_position("position", (await parse_body(request, Place)).model.position)
     if not await resume.survives(request.app[LOG], caller.org, position):
         raise resume.unknown("position", position)
@@ -52,7 +51,7 @@ async def acknowledge(request: web.Request) -> web.Response:
 async def reset(request: web.Request) -> web.Response:
     """200 with where the consumer is then. Its connection ends; one that returns with `Last-Event-ID` goes on from
     there."""
-    caller, name = await _caller(request), request.match_info["name"]
+    caller, name = await admit(request, "events:read"), request.match_info["name"]
     wanted = resume.parse_after("position", (await parse_body(request, Place)).model.position)
     start = await resume.start(request.app[LOG], caller.org, wanted)
     if start.gap is not None and start.gap.reason != "trimmed":
@@ -62,16 +61,10 @@ async def reset(request: web.Request) -> web.Response:
 
 async def delete(request: web.Request) -> web.Response:
     """204; its connection ends."""
-    caller, name = await _caller(request), request.match_info["name"]
+    caller, name = await admit(request, "events:read"), request.match_info["name"]
     if not await request.app[CONSUMERS].delete(caller.org, name):
         return _answer(None, name)
     return web.Response(status=204)
-
-
-async def _caller(request: web.Request) -> Caller:
-    caller = await require(request, "events:read")
-    await charge(request, caller)
-    return caller
 
 
 def _answer(consumer: Consumer | None, name: str) -> web.Response:

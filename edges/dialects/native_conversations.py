@@ -23,7 +23,7 @@ from edges.bodies import page_limit, parse_body
 from edges.dialects.native import NATIVE, wire_of
 from edges.dialects.native_runs import run_dialect
 from edges.errors import ApiError
-from edges.limits import charge, charge_open
+from edges.limits import admit, charge_open
 from edges.models import BaseModel
 from edges.respond import Plan, respond
 from edges.runs import RunRequest, begin, run_headers, start_or_attach
@@ -57,8 +57,7 @@ class NewMessage(BaseModel):
 
 async def listed(request: web.Request) -> web.Response:
     """By their last activity, newest first; `q` is about the people they are with, `phone` about one number."""
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     state, limit = _state(request.query), page_limit(request.query, DEFAULT_LIST, MAX_LIST)
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     model = await request.app[ENGINE].level(caller.org, CONVERSATIONS)
@@ -88,8 +87,7 @@ async def _named(request: web.Request, organization: Organization) -> list[Conve
 
 async def show(request: web.Request) -> web.Response:
     """As it is, or with `at` (a position or a time) as it was."""
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     place, log = await _place(request, caller), request.app[LOG]
     if at := request.query.get("at", ""):
         snapshot = await conversation_snapshot.at(log, caller.org, place.id, resume.moment("at", at))

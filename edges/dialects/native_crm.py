@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import web
 
 from edges.app_keys import ENGINE, LOG
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.bodies import decoded, raw_body
 from edges.errors import ApiError
 from edges.intake import record
-from edges.limits import charge
+from edges.limits import admit
 from eventstore.append import Append
 from eventstore.events.calendars import CalendarConfigured, Opening
 from eventstore.events.opportunities import PipelineConfigured, Stage
@@ -50,25 +50,25 @@ _pipeline = msgspec.json.Decoder(NewPipeline).decode
 
 
 async def list_calendars(request: web.Request) -> web.Response:
-    caller = await _reader(request)
+    caller = await admit(request, "events:read")
     every = await calendars.every(await request.app[ENGINE].level(caller.org, CALENDARS))
     return web.json_response({"calendars": [_shown(each) for each in every]})
 
 
 async def list_pipelines(request: web.Request) -> web.Response:
-    caller = await _reader(request)
+    caller = await admit(request, "events:read")
     every = await opportunities.pipelines(await request.app[ENGINE].level(caller.org, OPPORTUNITIES))
     return web.json_response({"pipelines": [_shown(each) for each in every]})
 
 
 async def show_calendar(request: web.Request) -> web.Response:
-    caller, name = await _reader(request), request.match_info["id"]
+    caller, name = await admit(request, "events:read"), request.match_info["id"]
     found = await calendars.by_id(await request.app[ENGINE].level(caller.org, CALENDARS), name)
     return web.json_response(_shown(found or _unknown("calendar", name)))
 
 
 async def show_pipeline(request: web.Request) -> web.Response:
-    caller, name = await _reader(request), request.match_info["id"]
+    caller, name = await admit(request, "events:read"), request.match_info["id"]
     found = await opportunities.pipeline(await request.app[ENGINE].level(caller.org, OPPORTUNITIES), name)
     return web.json_response(_shown(found or _unknown("pipeline", name)))
 
@@ -104,15 +104,8 @@ async def put_pipeline(request: web.Request) -> web.Response:
     return web.json_response(_shown(Pipeline(name, new.name, tuple(new.stages))))
 
 
-async def _reader(request: web.Request) -> Caller:
-    caller = await require(request, "events:read")
-    await charge(request, caller)
-    return caller
-
-
 async def _writer(request: web.Request) -> tuple[Caller, str, bytes]:
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     name = request.match_info["id"]
     if not _ID.fullmatch(name):
         raise ApiError(422, "BAD_ID", f"id: expected 1 to 64 letters, digits, - and _, got {name[:80]!r}")

@@ -6,10 +6,10 @@ import msgspec
 from aiohttp import web
 
 from edges.app_keys import ENGINE, LOG
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.errors import ApiError
 from edges.intake import record
-from edges.limits import charge
+from edges.limits import admit
 from edges.runs import run_headers
 from eventstore.append import Append, Idempotency, fingerprint
 from eventstore.events.callbacks import CallbackRequested
@@ -21,16 +21,14 @@ SHOWN = 200
 
 
 async def list_(request: web.Request) -> web.Response:
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     found = await dead_letters(await request.app[ENGINE].level(caller.org, CALLBACKS), SHOWN)
     return web.json_response({"dead_letters": [_shown(letter) for letter in found]})
 
 
 async def redeliver(request: web.Request) -> web.Response:
     """Tries once more from the beginning, under the same id; two requests at once are one."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     letter = await (await request.app[ENGINE].level(caller.org, CALLBACKS)).get(request.match_info["id"])
     if letter is None or letter.dead_since is None:
         raise ApiError(404, "DEAD_LETTER_NOT_FOUND", f"there is no dead letter {request.match_info['id'][:80]!r}")

@@ -8,10 +8,9 @@ from aiohttp import web
 from pydantic import ConfigDict, Field
 
 from edges.app_keys import ORGANIZATIONS
-from edges.auth import require
 from edges.bodies import parse_body
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from eventstore.organizations import SCOPES
 
@@ -30,8 +29,7 @@ class NewKey(BaseModel):
 
 async def show(request: web.Request) -> web.Response:
     """Oldest first, without the keys themselves."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     listed = [
         {"id": key.key_id, "name": key.name, "scopes": key.scopes, "created_at": key.created_at.isoformat()}
         for key in await request.app[ORGANIZATIONS].list_keys(caller.org)
@@ -41,8 +39,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def create(request: web.Request) -> web.Response:
     """201 with the key. Nobody hands out more than they have."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     wanted = (await parse_body(request, NewKey)).model
     if unknown := sorted(set(wanted.scopes) - set(SCOPES)):
         raise ApiError(422, "INVALID_BODY", f"scopes: expected some of {', '.join(SCOPES)}, got {unknown[0][:80]!r}")
@@ -58,8 +55,7 @@ async def create(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """204; the streams that it has opened end within 5 s."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     key_id = request.match_info["key"]
     if not await request.app[ORGANIZATIONS].revoke(caller.org, key_id):
         raise ApiError(404, "KEY_NOT_FOUND", f"there is no API key {key_id[:40]!r}")

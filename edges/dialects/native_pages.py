@@ -10,10 +10,10 @@ from aiohttp import web
 
 from edges import resume
 from edges.app_keys import LOG, ORGANIZATIONS
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.bodies import page_limit
 from edges.dialects.native import asked_of, event_json, parse_position
-from edges.limits import charge
+from edges.limits import admit
 from edges.subscriptions import Filter
 from eventstore.log import PAGE, Log
 from eventstore.schema import ORIGIN, ConversationId, OrgId, Position, Recorded
@@ -32,8 +32,7 @@ class Found(NamedTuple):
 
 async def page(request: web.Request) -> web.Response:
     """Facts, oldest first; `Link` leads on. The ETag changes when the page could."""
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     log, limit = request.app[LOG], page_limit(request.query, 100, MAX_PAGE)
     filter = asked_of(request, organization).filter._replace(deltas=False)

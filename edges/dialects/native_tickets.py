@@ -9,10 +9,10 @@ from pydantic import ConfigDict, Field
 from yarl import URL
 
 from edges.app_keys import TICKETS
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.bodies import parse_body
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from edges.tickets import PARAMETER, binding_of
 from eventstore.organizations import SCOPES
@@ -30,8 +30,7 @@ class NewTicket(BaseModel):
 
 async def create(request: web.Request) -> web.Response:
     """201 with the ticket and the address that it opens, within `open_within_s`."""
-    caller = await require(request, *SCOPES)
-    await charge(request, caller)
+    caller = await admit(request, *SCOPES)
     if caller.ticket is not None:
         raise ApiError(403, "FORBIDDEN", "a ticket makes no tickets")
     wanted = (await parse_body(request, NewTicket)).model

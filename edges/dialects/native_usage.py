@@ -8,9 +8,8 @@ import msgspec
 from aiohttp import web
 
 from edges.app_keys import ENGINE, LOG
-from edges.auth import require
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from projections.usage import USAGE, total
 
 DEFAULT_DAYS = 30
@@ -19,8 +18,7 @@ MAX_DAYS = 366
 
 async def show(request: web.Request) -> web.Response:
     """By day (UTC), days without events left out; up to the day of the latest event unless it says otherwise."""
-    caller = await require(request, "events:read")
-    await charge(request, caller)
+    caller = await admit(request, "events:read")
     clock = (await request.app[LOG].bounds(caller.org)).clock
     last = _date(request, "to", datetime.fromtimestamp(clock.ms / 1_000, UTC).date())
     first = _date(request, "from", last - timedelta(days=DEFAULT_DAYS - 1))

@@ -13,11 +13,11 @@ from aiohttp import web
 from pydantic import ConfigDict
 
 from edges.app_keys import LOG
-from edges.auth import Caller, require
+from edges.auth import Caller
 from edges.bodies import page_limit, parse_body
 from edges.dialects.native import event_json
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from edges.models import BaseModel
 from edges.runs import run_headers
 from eventstore.parked import Decision, ParkedLane, ParkedWork
@@ -38,8 +38,7 @@ class Deciding(BaseModel):
 
 async def listed(request: web.Request) -> web.Response:
     """From the one that has been waiting longest; `Link` leads on."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     limit, after = page_limit(request.query, DEFAULT_PAGE, MAX_PAGE), request.query.get("after")
     lanes = await ParkedWork(request.app[LOG]).page(caller.org, after, limit)
     if lanes is None:
@@ -53,8 +52,7 @@ async def listed(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """The item at which the lane stopped, and the first ones that wait behind it."""
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     lane = await _found(request, caller)
     waiting = await ParkedWork(request.app[LOG]).behind(caller.org, lane.lane, SHOWN_BEHIND)
     body = {
@@ -78,8 +76,7 @@ async def drop(request: web.Request) -> web.Response:
 
 
 async def _decide(request: web.Request, decision: Decision) -> web.Response:
-    caller = await require(request, "admin")
-    await charge(request, caller)
+    caller = await admit(request, "admin")
     wanted = (await parse_body(request, Deciding)).model.item
     lane = await _found(request, caller)
     stands = str(lane.item)

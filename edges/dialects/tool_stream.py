@@ -17,7 +17,7 @@ from edges import vapi_tools
 from edges.auth import Caller, check_organization, require
 from edges.bodies import json_object, raw_body
 from edges.errors import ApiError
-from edges.limits import charge
+from edges.limits import admit
 from edges.ring import Dialect
 from edges.runs import RunRequest, collect, start_or_attach
 from edges.tool_calls import requested, spec_of
@@ -198,8 +198,7 @@ def _query_arguments(request: web.Request) -> dict[str, Any]:
 
 
 async def tools(request: web.Request) -> web.Response:
-    caller = await require(request, "tools:call")
-    await charge(request, caller)
+    await admit(request, "tools:call")
     listed = [
         {
             "name": spec.name,
