@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from edges.app_keys import ENGINE, LOG
 from edges.auth import Caller
@@ -15,7 +15,7 @@ from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.intake import record
 from edges.limits import admit
-from edges.models import BaseModel
+from edges.models import ExactModel
 from eventstore.append import Append
 from eventstore.events.assistants import AssistantConfigured, Kind
 from eventstore.schema import Event
@@ -37,13 +37,11 @@ def _once(names: list[str]) -> list[str]:
 Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], AfterValidator(_once)]
 
 
-class Configuration(BaseModel):
+class Configuration(ExactModel):
     """The whole of an assistant. `name` and `kind` stay what they were if they are left out.
 
     `id` and `configured` may be sent back as GET shows them.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(default=None, min_length=1, max_length=100)
     kind: Kind | None = None

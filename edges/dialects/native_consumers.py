@@ -7,21 +7,19 @@ from datetime import UTC, datetime
 
 import msgspec
 from aiohttp import web
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from edges import resume
 from edges.app_keys import CONSUMERS, LOG
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import admit
-from edges.models import BaseModel
+from edges.models import ExactModel
 from eventstore.consumers import Consumer
 
 
-class Place(BaseModel):
+class Place(ExactModel):
     """What was handled, or, for a reset, where to begin: also `0`, `now` or a time."""
-
-    model_config = ConfigDict(extra="forbid")
 
     position: str = Field(min_length=1, max_length=64)
 

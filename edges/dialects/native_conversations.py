@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import msgspec
 from aiohttp import web
-from pydantic import ConfigDict, StringConstraints
+from pydantic import StringConstraints
 
 from edges import resume
 from edges.addresses import Place, check_writer, phone_number, place_of
@@ -24,7 +24,7 @@ from edges.dialects.native import NATIVE, wire_of
 from edges.dialects.native_runs import run_dialect
 from edges.errors import ApiError
 from edges.limits import admit, charge_open
-from edges.models import BaseModel
+from edges.models import ExactModel
 from edges.respond import Plan, respond
 from edges.runs import RunRequest, begin, run_headers, start_or_attach
 from edges.subscriptions import Filter, Format
@@ -46,10 +46,8 @@ STATES: tuple[State, ...] = get_args(State)
 _encode = msgspec.json.encode
 
 
-class NewMessage(BaseModel):
+class NewMessage(ExactModel):
     """What somebody says in a conversation, as its customer."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
     assistant: str | None = None

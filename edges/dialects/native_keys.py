@@ -5,23 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from edges.app_keys import ORGANIZATIONS
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import admit
-from edges.models import BaseModel
+from edges.models import ExactModel
 from eventstore.organizations import SCOPES
 
 MAX_KEYS = 1_000
 """Of one organization."""
 
 
-class NewKey(BaseModel):
+class NewKey(ExactModel):
     """What the key may do, and a name to tell it by."""
-
-    model_config = ConfigDict(extra="forbid")
 
     scopes: Annotated[list[str], Field(min_length=1, max_length=len(SCOPES))]
     name: str = Field(default="", max_length=128)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from aiohttp import web
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from yarl import URL
 
 from edges.app_keys import TICKETS
@@ -13,16 +13,14 @@ from edges.auth import Caller
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import admit
-from edges.models import BaseModel
+from edges.models import ExactModel
 from edges.tickets import PARAMETER, binding_of
 from eventstore.organizations import SCOPES
 from eventstore.tickets import LIFE_S, OPEN_S, Grant
 
 
-class NewTicket(BaseModel):
+class NewTicket(ExactModel):
     """The stream to open: a `route`, which may have a query, and the query parameters of `filter` beside it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     route: str = Field(min_length=1, max_length=2_000, pattern="^/[^/#]")
     filter: dict[str, str] = Field(default_factory=dict, max_length=20)

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
-from pydantic import ConfigDict
 
 from edges.app_keys import LOG
 from edges.auth import Caller
@@ -18,7 +17,7 @@ from edges.bodies import page_limit, parse_body
 from edges.dialects.native import event_json
 from edges.errors import ApiError
 from edges.limits import admit
-from edges.models import BaseModel
+from edges.models import ExactModel
 from edges.runs import run_headers
 from eventstore.parked import Decision, ParkedLane, ParkedWork
 from eventstore.schema import Position
@@ -28,10 +27,8 @@ DEFAULT_PAGE, MAX_PAGE = 50, 200
 SHOWN_BEHIND = 100
 
 
-class Deciding(BaseModel):
+class Deciding(ExactModel):
     """`item`, where given, is the one that was looked at: nothing is decided about a later one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     item: str | None = None
 
