@@ -32,7 +32,7 @@ from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
 from eventstore.organizations import conversation_id
-from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded
+from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
 
 ANSWER_GRACE_S = 7.0
 """How much longer than a run's own deadline an edge waits for the event that says so."""
@@ -85,13 +85,27 @@ async def start_or_attach(
     check_room(request, caller, returns=seen is not None)
     if seen is not None:
         return await _attach(request, caller, wanted, seen, Format(dialect, wire, request.version >= (1, 1), ends_run))
-    accepted = await begin(request, caller, wanted)
-    run = accepted.positions[0]
+    return await show(request, caller, await begin(request, caller, wanted), wire, dialect)
+
+
+async def show(
+    request: web.Request, caller: Caller, accepted: Accepted, wire: Wire, dialect: Dialect
+) -> web.StreamResponse:
+    """The stream of a run that was just begun."""
     format = Format(dialect, wire, request.version >= (1, 1), ends_run)
-    plan = plan_for(request, caller, run, resume.Start(run.before()), format)._replace(
-        headers={**accepted.headers, **run_headers(run)}
-    )
-    return await respond(request, plan)
+    plan = plan_for(request, caller, accepted.run, resume.Start(accepted.run.before()), format)
+    return await respond(request, plan._replace(headers={**accepted.headers, **run_headers(accepted.run)}))
+
+
+async def accept_message(request: web.Request, caller: Caller, wanted: RunRequest) -> web.Response:
+    """Begins the run without showing it: 202. A repeated request is answered with the id of the first one's message."""
+    accepted = await begin(request, caller, wanted)
+    body: Body | UnknownEvent = wanted.body
+    if accepted.replayed and (recorded := await request.app[LOG].at(caller.org, accepted.run)) is not None:
+        body = codec.decode(recorded)
+    message_id = body.message_id if isinstance(body, MessageReceived) else None
+    answer = {"message_id": message_id, "run_id": str(accepted.run), "status": "accepted"}
+    return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(accepted.run)})
 
 
 async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Accepted:

@@ -21,7 +21,6 @@ from edges.errors import ApiError
 from edges.intake import client_key, record
 from edges.limits import admit, charge, check_room
 from edges.models import BaseModel
-from edges.respond import respond
 from edges.ring import Dialect
 from edges.runs import (
     ANSWER_GRACE_S,
@@ -30,14 +29,12 @@ from edges.runs import (
     RunRequest,
     answer_of,
     begin,
-    ends_run,
     event_at,
     outcome,
-    plan_for,
     run_headers,
+    show,
     start_or_attach,
 )
-from edges.subscriptions import Format
 from edges.wire import NDJSON, SSE, SSE_TYPE, Frame, Wire
 from eventstore import codec
 from eventstore.append import Append, fingerprint
@@ -219,12 +216,11 @@ async def _stream(request: web.Request, caller: Caller, asked: Asked) -> web.Str
         data = _session_data(session.id, session.user, session.workflow_id)
         return _whole([_frame("session", data), _frame("done", {"sessionId": session.id})])
     accepted = await begin(request, caller, _run(asked, session))
-    run = accepted.positions[0]
-    root = await request.app[LOG].at(caller.org, run)  # a repeated request is shown with the session of the first
+    root = await request.app[LOG].at(
+        caller.org, accepted.run
+    )  # a repeated request is shown with the session of the first
     assert root is not None
-    format = Format(run_dialect(SSE, root), SSE, request.version >= (1, 1), ends_run)
-    plan = plan_for(request, caller, run, resume.Start(run.before()), format)
-    return await respond(request, plan._replace(headers={**accepted.headers, **run_headers(run)}))
+    return await show(request, caller, accepted, SSE, run_dialect(SSE, root))
 
 
 async def _root_at(request: web.Request, caller: Caller, position: Position) -> Recorded | None:

@@ -26,10 +26,9 @@ from edges.errors import ApiError
 from edges.limits import admit, charge_open
 from edges.models import ExactModel
 from edges.respond import Plan, respond
-from edges.runs import RunRequest, begin, run_headers, start_or_attach
+from edges.runs import RunRequest, accept_message, start_or_attach
 from edges.subscriptions import Filter, Format
 from edges.wire import NDJSON_TYPE, Frame
-from eventstore import codec
 from eventstore.events.messages import MessageReceived
 from eventstore.organizations import Organization, conversation_id
 from eventstore.schema import ConversationId, Position
@@ -130,12 +129,7 @@ async def post(request: web.Request) -> web.StreamResponse:
     if "text/event-stream" in accept or NDJSON_TYPE in accept:
         wire = wire_of(request)
         return await start_or_attach(request, caller, wanted, wire, run_dialect(wire))
-    accepted = await begin(request, caller, wanted)
-    recorded = await request.app[LOG].at(caller.org, accepted.run) if accepted.replayed else None
-    original = codec.decode(recorded) if recorded is not None else message
-    message_id = original.message_id if isinstance(original, MessageReceived) else message.message_id
-    answer = {"message_id": message_id, "run_id": str(accepted.run), "status": "accepted"}
-    return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(accepted.run)})
+    return await accept_message(request, caller, wanted)
 
 
 async def _place(request: web.Request, caller: Caller) -> Place:

@@ -22,7 +22,7 @@ from edges.limits import charge
 from edges.models import BaseModel
 from edges.resume import parse_position
 from edges.ring import Dialect
-from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, begin, run_headers, start_or_attach
+from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, accept_message, start_or_attach
 from edges.wire import SSE, Frame, Wire
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -142,13 +142,7 @@ async def send(request: web.Request) -> web.Response:
     url = message.callback_url
     if url is not None and (fault := callback_urls.fault(url, request.app[CALLBACKS_ALLOWED])) is not None:
         raise ApiError(422, "BAD_CALLBACK_URL", f"callback_url: {fault}")
-    accepted = await begin(request, caller, _run(staff_id, caller, message.content, url))
-    run = accepted.positions[0]
-    received = await request.app[LOG].at(caller.org, run)  # a repeated request gets the id of the first one's message
-    body = codec.decode(received) if received is not None else None
-    message_id = body.message_id if isinstance(body, MessageReceived) else None
-    answer = {"message_id": message_id, "run_id": str(run), "status": "accepted"}
-    return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(run)})
+    return await accept_message(request, caller, _run(staff_id, caller, message.content, url))
 
 
 async def messages(request: web.Request) -> web.Response:
