@@ -68,9 +68,9 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start everything on this machine: Redis, an edge, a worker."""
-    from trunkline.up import UpOptions, run_up
+    from trunkline.up import run_up
 
-    raise typer.Exit(run_up(UpOptions(host, port, data_dir, as_json)))
+    raise typer.Exit(run_up(host, port, data_dir, as_json=as_json))
 
 
 def edge(
@@ -80,9 +80,9 @@ def edge(
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the port.")] = 1,
 ) -> None:
     """Serve the API and its streams."""
-    from trunkline.edge import EdgeOptions, run_edge
+    from trunkline.edge import run_edge
 
-    raise typer.Exit(run_edge(EdgeOptions(redis_url, host, port, processes)))
+    raise typer.Exit(run_edge(redis_url, host, port, processes))
 
 
 def worker(
@@ -95,9 +95,9 @@ def worker(
     callback_allow: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Do the work that events ask for."""
-    from trunkline.worker import WorkerOptions, run_worker
+    from trunkline.worker import run_worker
 
-    raise typer.Exit(run_worker(WorkerOptions(redis_url, data_dir, metrics_port, _shards(shards), callback_allow)))
+    raise typer.Exit(run_worker(redis_url, data_dir, metrics_port, _shards(shards), callback_allow))
 
 
 def tail(
@@ -107,9 +107,9 @@ def tail(
     as_json: AsJson = False,
 ) -> None:
     """Show an organization's events as they happen."""
-    from trunkline.tail import TailOptions, run_tail
+    from trunkline.tail import run_tail
 
-    raise typer.Exit(run_tail(TailOptions(organization, redis_url, after, as_json)))
+    raise typer.Exit(run_tail(organization, redis_url, after, as_json=as_json))
 
 
 def doctor(

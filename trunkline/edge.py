@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 from aiohttp import web
@@ -21,7 +20,7 @@ from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
 from trunkline import logging, process
-from trunkline.listener import BACKLOG, LOOPBACK, listening
+from trunkline.listener import BACKLOG, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, environment_with, load_settings
@@ -41,19 +40,12 @@ DEVELOPMENT_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 logger = structlog.get_logger(__name__)
 
 
-class EdgeOptions(NamedTuple):
-    redis_url: str | None = None
-    host: str | None = None
-    port: int | None = None
-    processes: int = 1
-
-
-def run_edge(options: EdgeOptions) -> int:
+def run_edge(redis_url: str | None, host: str | None, port: int | None, processes: int) -> int:
     """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError."""
-    settings = load_settings(redis_url=options.redis_url, host=options.host, port=options.port)
+    settings = load_settings(redis_url=redis_url, host=host, port=port)
     logging.configure()
     with listening(settings.host, settings.port, shared=True) as listener:
-        return run_until_signalled(_edge(settings, listener, options.processes))
+        return run_until_signalled(_edge(settings, listener, processes))
 
 
 async def _edge(settings: Settings, listener: socket.socket, processes: int) -> None:
@@ -165,6 +157,3 @@ def _terminate(siblings: Sequence[_Sibling]) -> None:
 
 async def _gone(siblings: Sequence[_Sibling], limit_s: float) -> None:
     await asyncio.gather(*(children.gone(each.child, limit_s) for each in siblings if each.child is not None))
-
-
-__all__ = ["LOOPBACK", "EdgeOptions", "run_edge", "serving"]

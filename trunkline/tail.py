@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -23,34 +22,24 @@ from trunkline.store import connected, store_url
 BLOCKING_LIMIT_S = 5.0
 
 
-class TailOptions(NamedTuple):
-    """`after` is a position, `0` or `now`."""
-
-    organization: str
-    redis_url: str | None = None
-    after: str = "now"
-    as_json: bool = False
+def run_tail(organization: str, redis_url: str | None, after: str, *, as_json: bool) -> int:
+    """Prints what comes after a position, `0` or `now`, until SIGINT; the exit code. Raises StartError."""
+    url = store_url(load_settings(redis_url=redis_url))
+    return run_until_signalled(_tail(url, OrgId(organization), after, as_json=as_json))
 
 
-def run_tail(options: TailOptions) -> int:
-    """Prints until SIGINT; the exit code. Raises StartError."""
-    settings = load_settings(redis_url=options.redis_url)
-    return run_until_signalled(_tail(store_url(settings), options))
-
-
-async def _tail(url: str, options: TailOptions) -> None:
-    org = OrgId(options.organization)
+async def _tail(url: str, org: OrgId, text: str, *, as_json: bool) -> None:
     async with connected(url) as pipe:
         if await Organizations(pipe).get(org) is None:
-            raise StartError(f"there is no organization {options.organization!r}")
+            raise StartError(f"there is no organization {org!r}")
         log = Log(pipe)
-        after = await _position(log, org, options.after)
+        after = await _position(log, org, text)
         blocking = pipe_to(url, timeout_s=BLOCKING_LIMIT_S)
         console = Console(highlight=False)
         try:
             async for events in log.tail(org, after, blocking):
                 for event in events:
-                    _print_json(event) if options.as_json else console.print(_line(event), soft_wrap=True)
+                    _print_json(event) if as_json else console.print(_line(event), soft_wrap=True)
         finally:
             await blocking.close()
 

@@ -28,22 +28,16 @@ from trunkline.store import connected
 from trunkline.worker_child import WorkerChild
 
 
-class UpOptions(NamedTuple):
-    """What the command line says; None leaves it to the settings."""
+def run_up(host: str | None, port: int | None, data_dir: Path | None, *, as_json: bool) -> int:
+    """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError.
 
-    host: str | None = None
-    port: int | None = None
-    data_dir: Path | None = None
-    as_json: bool = False
-
-
-def run_up(options: UpOptions) -> int:
-    """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError."""
-    settings = load_settings(host=options.host, port=options.port, data_dir=options.data_dir)
+    None leaves it to the settings, here as in every command.
+    """
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
     logging.configure()
     with listening(settings.host, settings.port) as listener:
         try:
-            return run_until_signalled(_up(settings, listener, options.as_json))
+            return run_until_signalled(_up(settings, listener, as_json))
         except StoreError as error:
             raise StartError(str(error)) from error
 

@@ -8,10 +8,9 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -63,29 +62,23 @@ OFFLINE = "offline"
 logger = structlog.get_logger(__name__)
 
 
-class WorkerOptions(NamedTuple):
-    """`shards` is the half-open range of shards to serve; None for all."""
-
-    redis_url: str | None = None
-    data_dir: Path | None = None
-    metrics_port: int | None = None
-    shards: range | None = None
-    callback_allow: str | None = None
-
-
-def run_worker(options: WorkerOptions) -> int:
+def run_worker(
+    redis_url: str | None,
+    data_dir: Path | None,
+    metrics_port: int | None,
+    shards: Sequence[int] | None,
+    callback_allow: str | None,
+) -> int:
     """Works until SIGINT or SIGTERM, hands back what it cannot finish; the exit code. Raises StartError.
 
     Beats in `Presence` under an owner that is new at every start, as soon as it takes work: `up` waits for that.
     """
-    settings = load_settings(
-        redis_url=options.redis_url, data_dir=options.data_dir, callback_allow=options.callback_allow
-    )
+    settings = load_settings(redis_url=redis_url, data_dir=data_dir, callback_allow=callback_allow)
     logging.configure()
-    return run_until_signalled(_work(settings, options))
+    return run_until_signalled(_work(settings, metrics_port, shards or ALL_SHARDS))
 
 
-async def _work(settings: Settings, options: WorkerOptions) -> None:
+async def _work(settings: Settings, metrics_port: int | None, shards: Sequence[int]) -> None:
     url = store_url(settings)
     async with connected(url), AsyncExitStack() as stack:
         pipe = await stack.enter_async_context(_pipe(url))
@@ -95,13 +88,12 @@ async def _work(settings: Settings, options: WorkerOptions) -> None:
         twilio = TwilioClients(connections, settings.public_base_url)
         settings = await with_secret_key(settings, url, pipe)
         services = await compose(settings, pipe, twilio, stack)
-        shards = options.shards or ALL_SHARDS
         owner = owner_name()
         lanes = Lanes(pipe, owner, shards=shards)
         timers = Timers(services, Organizations(pipe), Leases(pipe, owner), JOBS)
         runner = Runner(services, lanes, blocking, presence=Presence(pipe))
-        if options.metrics_port is not None:
-            await stack.enter_async_context(serving_health(services.log, Presence(pipe), options.metrics_port))
+        if metrics_port is not None:
+            await stack.enter_async_context(serving_health(services.log, Presence(pipe), metrics_port))
         settle_memory()
         await _until_cancelled(runner, timers)
 
