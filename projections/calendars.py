@@ -124,8 +124,7 @@ async def by_id(model: ReadModel[Document], calendar_id: str | None) -> Calendar
 
 async def every(model: ReadModel[Document]) -> list[Calendar]:
     """By id, the predefined default among them until it is configured."""
-    found = await model.get_many(await model.keys_with("calendar", MOST))
-    own = {each.id: each for each in found.values() if isinstance(each, Calendar)}
+    own = {each.id: each for each in await model.with_term("calendar", MOST) if isinstance(each, Calendar)}
     return [calendar for _, calendar in sorted(({DEFAULT: PREDEFINED} | own).items())]
 
 

@@ -57,4 +57,4 @@ CALLBACKS: Projection[Callback] = Projection("callbacks", 1, Callback, _touches,
 
 
 async def dead_letters(model: ReadModel[Callback], limit: int) -> list[Callback]:
-    return list((await model.get_many(await model.keys_with_prefix("dead:", limit))).values())
+    return await model.with_prefix("dead:", limit)

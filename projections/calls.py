@@ -106,8 +106,7 @@ CALLS: Projection[Call] = Projection("calls", 2, Call, touches, evolve, terms)
 
 
 async def unended(model: ReadModel[Call], limit: int) -> list[Call]:
-    found = await model.get_many(await model.keys_with_prefix("open:", limit))
-    return list(found.values())
+    return await model.with_prefix("open:", limit)
 
 
 class Turn(NamedTuple):

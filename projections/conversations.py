@@ -293,10 +293,9 @@ CONVERSATIONS: Projection[Conversation] = Projection("conversations", 5, Convers
 
 async def latest(model: ReadModel[Conversation], limit: int, state: State | None = None) -> list[Conversation]:
     """Conversations by their last activity, newest first."""
-    keys = await model.keys_with_prefix(f"{state or 'recent'}:", limit)
-    return list((await model.get_many(keys)).values())
+    return await model.with_prefix(f"{state or 'recent'}:", limit)
 
 
 async def held(model: ReadModel[Conversation], limit: int) -> list[Conversation]:
     """Those that a person holds, the longest idle first."""
-    return list((await model.get_many(await model.keys_with_prefix(ACTIVE, limit))).values())
+    return await model.with_prefix(ACTIVE, limit)

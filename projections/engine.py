@@ -42,21 +42,24 @@ class ReadModel(Generic[D]):
         decode = self.projection.decode
         return {key: decode(raw) for key, raw in zip(keys, stored, strict=True) if raw is not None}
 
-    async def keys_with(self, term: str, limit: int) -> list[str]:
+    async def with_term(self, term: str, limit: int) -> list[D]:
         """Documents with exactly this term, ordered by key."""
-        return await self._keys(f"{term}\0", limit)
+        return list((await self.get_many(await self.keys_with(term, limit))).values())
+
+    async def with_prefix(self, prefix: str, limit: int) -> list[D]:
+        """Documents with a term that begins so, ordered by term, each once; `limit` counts terms."""
+        return list((await self.get_many(await self.keys_with_prefix(prefix, limit))).values())
+
+    async def keys_with(self, term: str, limit: int) -> list[str]:
+        return await self.keys_with_prefix(f"{term}\0", limit)
 
     async def keys_with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Documents with a term that begins so, ordered by term, each once; `limit` counts terms."""
-        return await self._keys(prefix, limit)
+        entries = await self._store.with_prefix(self.generation, prefix, limit)
+        return list(dict.fromkeys(entry.partition("\0")[2] for entry in entries))
 
     async def count(self, prefix: str) -> int:
         """Entries whose term begins so."""
         return await self._store.count(self.generation, prefix)
-
-    async def _keys(self, prefix: str, limit: int) -> list[str]:
-        entries = await self._store.with_prefix(self.generation, prefix, limit)
-        return list(dict.fromkeys(entry.partition("\0")[2] for entry in entries))
 
 
 class Engine:

@@ -114,8 +114,7 @@ async def pipeline(model: ReadModel[Document], pipeline_id: str | None) -> Pipel
 
 async def pipelines(model: ReadModel[Document]) -> list[Pipeline]:
     """By id, the predefined default among them until it is configured."""
-    found = await model.get_many(await model.keys_with("pipeline", MOST))
-    own = {each.id: each for each in found.values() if isinstance(each, Pipeline)}
+    own = {each.id: each for each in await model.with_term("pipeline", MOST) if isinstance(each, Pipeline)}
     return [pipeline for _, pipeline in sorted(({DEFAULT: PREDEFINED} | own).items())]
 
 

@@ -95,16 +95,14 @@ SESSIONS: Projection[Session] = Projection("sessions", 1, Session, touches, evol
 async def latest(model: ReadModel[Session], limit: int, owner: ConversationId | None = None) -> list[Session]:
     """Newest first: all, or those of one user."""
     prefix = f"of:{owner}:" if owner is not None else "recent:"
-    return list((await model.get_many(await model.keys_with_prefix(prefix, limit))).values())
+    return await model.with_prefix(prefix, limit)
 
 
 async def next_to_end(model: ReadModel[Session]) -> Session | None:
     """Of those that are not ended yet, the one whose time is over first."""
-    found = (await model.get_many(await model.keys_with_prefix("expires:", 1))).values()
-    return next(iter(found), None)
+    return next(iter(await model.with_prefix("expires:", 1)), None)
 
 
 async def run_out(model: ReadModel[Session], now_s: float, limit: int) -> list[Session]:
     """Those that are over by time and not ended yet, oldest first."""
-    found = (await model.get_many(await model.keys_with_prefix("expires:", limit))).values()
-    return [session for session in found if not session.is_valid(now_s)]
+    return [session for session in await model.with_prefix("expires:", limit) if not session.is_valid(now_s)]
