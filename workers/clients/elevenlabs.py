@@ -12,7 +12,7 @@ import aiohttp
 
 from eventstore.provider_settings import ProviderSettings
 from workers.clients.calls import CallFate, Placed, Ring
-from workers.clients.sms import NotSent, Refused, Unknown
+from workers.clients.sms import NotSent, Refused, Unknown, unanswered
 
 BASE_URL = "https://api.elevenlabs.io"
 TIMEOUT = aiohttp.ClientTimeout(total=15.0, sock_connect=5.0)
@@ -55,10 +55,8 @@ class ElevenLabs(NamedTuple):
                 session.post(url, json=body, headers={"xi-api-key": self.api_key}, allow_redirects=False) as answer,
             ):
                 return _fate(answer.status, await answer.content.read(MAX_ANSWER_BYTES))
-        except aiohttp.ClientConnectorError as error:
-            return NotSent(type(error).__name__)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(type(error).__name__)
+            return unanswered(error)
 
 
 def _fate(status: int, raw: bytes) -> CallFate:

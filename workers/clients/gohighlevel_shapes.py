@@ -5,28 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from projections.contacts import Contact
 from workers.crm.backend import Appointment, Location, Opportunity
 from workers.tool_call import Refusal
 
-_LOCATION = {
-    "id": "id",
-    "name": "name",
-    "timezone": "timezone",
-    "address": "address",
-    "city": "city",
-    "state": "state",
-    "country": "country",
-    "postal_code": "postalCode",
-    "phone": "phone",
-    "email": "email",
-    "website": "website",
-}
-
 
 def location(found: Mapping[str, Any]) -> Location:
     """Its own default stands for what is empty."""
-    named = {name: _text(found, wire) for name, wire in _LOCATION.items()}
+    named = _texts(Location, found)
     return Location(**{"id": "", "name": "", **{name: value for name, value in named.items() if value}})
 
 
@@ -46,30 +34,13 @@ def contact(found: Mapping[str, Any]) -> Contact:
 
 
 def appointment(found: Mapping[str, Any]) -> Appointment:
-    return Appointment(
-        id=_text(found, "id"),
-        calendar_id=_text(found, "calendarId"),
-        contact_id=_text(found, "contactId"),
-        start_time=_text(found, "startTime"),
-        end_time=_text(found, "endTime"),
-        title=_text(found, "title"),
-        appointment_status=_text(found, "appointmentStatus", "appoinmentStatus") or "confirmed",
-    )
+    status = _text(found, "appointmentStatus", "appoinmentStatus") or "confirmed"
+    return Appointment(**{**_texts(Appointment, found), "appointment_status": status})
 
 
 def opportunity(found: Mapping[str, Any]) -> Opportunity:
-    return Opportunity(
-        id=_text(found, "id"),
-        name=_text(found, "name"),
-        contact_id=_text(found, "contactId"),
-        pipeline_id=_text(found, "pipelineId"),
-        pipeline_stage_id=_text(found, "pipelineStageId"),
-        status=_text(found, "status"),
-        monetary_value=float(found.get("monetaryValue") or 0),
-        lost_reason=_text(found, "lostReasonId") or None,
-        created_at=_text(found, "createdAt"),
-        updated_at=_text(found, "updatedAt"),
-    )
+    value, reason = float(found.get("monetaryValue") or 0), _text(found, "lostReasonId") or None
+    return Opportunity(**{**_texts(Opportunity, found), "monetary_value": value, "lost_reason": reason})
 
 
 def part(answer: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -77,6 +48,12 @@ def part(answer: Mapping[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Refusal("UPSTREAM_ERROR", f"GoHighLevel answered without a {name}", 502)
     return found
+
+
+def _texts(shape: type[msgspec.Struct], found: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are called here as they are there."""
+    names = zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True)
+    return {name: _text(found, wire) for name, wire in names}
 
 
 def _text(found: Mapping[str, Any], *names: str) -> str:

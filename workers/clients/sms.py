@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import aiohttp
+
 
 class Sent(NamedTuple):
     """The provider has it; `provider_id` names it in status reports."""
@@ -29,6 +31,12 @@ class Unknown(NamedTuple):
     """It may have left or not: look before it is sent again."""
 
     why: str
+
+
+def unanswered(error: Exception) -> NotSent | Unknown:
+    """Only where no connection came about is it certain that nothing left."""
+    name = type(error).__name__
+    return NotSent(name) if isinstance(error, aiohttp.ClientConnectorError) else Unknown(name)
 
 
 Fate = Sent | Refused | NotSent | Unknown

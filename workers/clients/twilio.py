@@ -6,6 +6,7 @@ https://www.twilio.com/docs/messaging/api/message-resource; creating a message t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -15,7 +16,7 @@ import aiohttp
 
 from eventstore.provider_settings import ProviderSettings
 from workers.clients.calls import CallFate, Placed, Ring
-from workers.clients.sms import Fate, NotSent, Outgoing, Refused, Sent, Unknown
+from workers.clients.sms import Fate, NotSent, Outgoing, Refused, Sent, Unknown, unanswered
 
 TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
@@ -27,6 +28,7 @@ CLOCK_MARGIN_MS = 60_000
 """Twilio dates to the second, by its own clock."""
 TOO_MANY_REQUESTS = 429
 CALL_EVENTS = ["initiated", "ringing", "answered", "completed"]
+NOT_MADE = (Refused, NotSent, Unknown)
 
 
 class TwilioAccount(NamedTuple):
@@ -76,15 +78,8 @@ class Twilio:
         if self._account.public_base_url:
             path = f"/api/webhooks/twilio/sms/status?intent={quote(message.intent_id, safe='')}"
             fields["status_callback"] = self._account.public_base_url.rstrip("/") + path
-        messages = self._sdk().messages
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                created = await messages.create_async(**fields)
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return _unanswered(error)
-        except _twilio_error() as error:
-            return _refused(error)
-        return Sent(str(created.sid), str(created.status or "queued"))
+        created = await self._made(self._sdk().messages, fields)
+        return created if isinstance(created, NOT_MADE) else Sent(str(created.sid), str(created.status or "queued"))
 
     async def find(self, message: Outgoing, *, since_ms: int, known: frozenset[str]) -> Sent | Unknown | None:
         """Listed without `date_sent_after`: a message that is still queued has no such date and would be missed."""
@@ -110,15 +105,18 @@ class Twilio:
         if self._account.public_base_url:
             url = self._account.public_base_url.rstrip("/") + "/api/webhooks/twilio/voice/status"
             fields |= {"status_callback": url, "status_callback_event": CALL_EVENTS}
-        calls = self._sdk().calls
+        created = await self._made(self._sdk().calls, fields)
+        return created if isinstance(created, NOT_MADE) else Placed("twilio", str(created.sid), number)
+
+    async def _made(self, resources: Any, fields: Mapping[str, Any]) -> Any:
+        """What the SDK says of the new message or call, else one of `NOT_MADE`."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                created = await calls.create_async(**fields)
+                return await resources.create_async(**fields)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return _unanswered(error)
+            return unanswered(error)
         except _twilio_error() as error:
             return _refused(error)
-        return Placed("twilio", str(created.sid), number)
 
     def _from(self, message: Outgoing) -> str | None:
         return message.from_number or self._account.from_number
@@ -166,12 +164,6 @@ def _twilio_error() -> type[Exception]:
 
     error: type[Exception] = TwilioException
     return error
-
-
-def _unanswered(error: Exception) -> NotSent | Unknown:
-    """Only where no connection came about is it certain that nothing left."""
-    name = type(error).__name__
-    return NotSent(name) if isinstance(error, aiohttp.ClientConnectorError) else Unknown(name)
 
 
 def _refused(error: Exception) -> Refused | NotSent | Unknown:

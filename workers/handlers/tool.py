@@ -38,12 +38,7 @@ def _cancelled(request: ToolRequested) -> Event:
 async def failed(work: Work, error: str) -> Sequence[Event]:
     request = work.body
     assert isinstance(request, ToolRequested)
-    failure = ToolFailed(
-        tool=request.tool,
-        code="INTERNAL",
-        status=500,
-        error=f"{request.tool} failed",
-    )
+    failure = ToolFailed(tool=request.tool, code="INTERNAL", status=500, error=f"{request.tool} failed")
     return [Event(failure, f"tool:{request.tool}")]
 
 
