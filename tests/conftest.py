@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,26 +15,39 @@ from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
+from trunkline.process import settle_memory
 
 FEW_AUTHORITIES = Path(__file__).parent / "fixtures" / "authority.pem"
 MOST_AT_ONCE = 4
 OF_MANY_PROCESSES = ("tests/browser/", "tests/chaos/", "tests/e2e/")
-OF_FEW = ("test_claude.py", "test_doctor.py", "test_main_job.py", "test_tool_backends.py", "test_up.py")
+OF_ONE_PRODUCT = ("test_doctor.py", "test_main_job.py", "test_up.py")
+OF_FEW = ("test_claude.py", "test_tool_backends.py", *OF_ONE_PRODUCT)
 """Of those: they work one process after the other, and no time limit of theirs is short."""
 
 
 class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
     """What goes to the same process where several share the tests: a file, as its fixtures serve all of it. What starts
-    many processes of its own goes to one, so that no two such tests take the cores from each other."""
+    many processes of its own goes to one, so that no two such tests take the cores from each other. So do files that
+    share a running product."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "many processes" if file.startswith(OF_MANY_PROCESSES) and not file.endswith(OF_FEW) else file
+        if file.startswith(OF_MANY_PROCESSES):
+            return (
+                "one product" if file.endswith(OF_ONE_PRODUCT) else file if file.endswith(OF_FEW) else "many processes"
+            )
+        return file
 
 
 def pytest_configure() -> None:
     """Reading all that a system trusts takes longer than a request, and every process and many a client does it."""
     os.environ["SSL_CERT_FILE"] = str(FEW_AUTHORITIES)
+    gc.disable()  # to collect the tests leaves no garbage; looking for it took a third of the time
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    settle_memory()
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from tests.support.product import Command, Up
@@ -12,21 +11,15 @@ from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 SECRETS = {"TWILIO_AUTH_TOKEN": TOKEN, "GROQ_API_KEY": "gsk-secret", "OPENAI_API_KEY": "sk-secret"}
 
 
-def test_an_installation_without_vendors_is_in_order(data_dir: Path) -> None:
-    up = Up(data_dir)
-    try:
-        checks, told = examined("--redis-url", up.facts["redis_url"], code=0)
-        assert (checks["redis"], checks["workers"], checks["model"]) == ("ok", "ok", "ok")
-        assert {checks[name] for name in ("anthropic", "twilio", "elevenlabs", "openai", "gohighlevel", "smtp")} == {
-            "off"
-        }
-        assert told["ok"]
-        assert "/api/webhooks/twilio/sms/incoming" in " ".join(told["webhooks"])
-        report = Command("doctor", "--redis-url", up.facts["redis_url"])
-        assert report.wait() == 0, report.stderr
-        assert "offline" in report.stdout
-    finally:
-        assert up.stop() == 0, up.stderr
+def test_an_installation_without_vendors_is_in_order(product: Up) -> None:
+    checks, told = examined("--redis-url", product.facts["redis_url"], code=0)
+    assert (checks["redis"], checks["workers"], checks["model"]) == ("ok", "ok", "ok")
+    assert {checks[name] for name in ("anthropic", "twilio", "elevenlabs", "openai", "gohighlevel", "smtp")} == {"off"}
+    assert told["ok"]
+    assert "/api/webhooks/twilio/sms/incoming" in " ".join(told["webhooks"])
+    report = Command("doctor", "--redis-url", product.facts["redis_url"])
+    assert report.wait() == 0, report.stderr
+    assert "offline" in report.stdout
 
 
 def test_what_does_not_work_is_named_without_its_secrets() -> None:

@@ -173,7 +173,7 @@ def test_every_projection_is_in_the_tuple() -> None:
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda each: each.name)
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=EVENTS, cut=st.integers(0, 25))
 async def test_a_rebuilt_read_model_equals_the_live_one_and_a_plain_fold(
     store: Store, models: ReadModels, engine: Engine, projection: Projection[Any], events: list[Event], cut: int
@@ -358,7 +358,7 @@ async def test_verify_finds_a_document_that_was_tampered_with(store: Store, mode
 
 async def test_verify_is_not_confused_by_work_that_goes_on(store: Store, models: ReadModels, engine: Engine) -> None:
     async def work() -> None:
-        for number in range(60):
+        for number in range(30):
             await store.write(
                 said(number), person(number), Event(ContactUpdated(contact_id="c1", first_name=f"N{number}"), "x")
             )

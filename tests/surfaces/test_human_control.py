@@ -185,19 +185,25 @@ async def test_a_request_repeated_with_its_key_is_answered_as_before_and_done_on
 # Of two exactly one
 
 
+async def join(http: httpx.AsyncClient, body: dict[str, str]) -> httpx.Response:
+    """By a client that comes again when it is told to: Redis may have been silent for a moment."""
+    once = {"Idempotency-Key": f"{body['agentId']} {body['phoneNumber']}"}
+    while (answer := await http.post(f"{CONTROL}/join", json=body, headers=once)).status_code == 503:  # noqa: ASYNC110
+        await asyncio.sleep(float(answer.headers["Retry-After"]))
+    return answer
+
+
 @pytest.mark.parametrize("edges", [1, 2])
 async def test_of_two_agents_who_join_at_the_same_instant_exactly_one_wins_every_time(stack: Stack, edges: int) -> None:
     async with stack.edge() as second, stack.http() as one, httpx.AsyncClient(base_url=second.url, verify=False) as two:
         other = two if edges == 2 else one
-        for turn in range(200):
+        for turn in range(100):
             body = {"phoneNumber": f"+1415556{turn:04d}"}
-            both = await asyncio.gather(
-                one.post(f"{CONTROL}/join", json=body | ANN), other.post(f"{CONTROL}/join", json=body | BEN)
-            )
+            both = await asyncio.gather(join(one, body | ANN), join(other, body | BEN))
             assert sorted(response.status_code for response in both) == [200, 409]
             winner, loser = sorted(both, key=lambda response: response.status_code)
             assert winner.json()["agentName"] in loser.json()["error"]["message"]
-    assert await log_of(stack) == ["control.taken"] * 200
+    assert await log_of(stack) == ["control.taken"] * 100
 
 
 # Silence
