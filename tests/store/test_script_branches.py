@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from eventstore.append import Backlog, Control
 from eventstore.collect import PAGE_BYTES, Scope
 from eventstore.events.replies import ReplyDelta
 from eventstore.lanes import NothingToTake
-from eventstore.schema import ORIGIN, Event, Recorded
+from eventstore.schema import ORIGIN, Event, Position, Recorded
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
 
@@ -111,7 +113,7 @@ async def test_pages_of_any_size_hold_runs_that_overlap(store: Store) -> None:
     await store.write(fact(ANN, run=second), fact(ANN), fact(ANN, run=first), delta(second, 3))
     whole = await store.log.read(ACME, ORIGIN)
     for count in range(1, len(whole) + 1):
-        seen, cut = list[Recorded](), ORIGIN
+        seen, cut = list[Recorded](), cast("Position | None", ORIGIN)
         while cut is not None:
             page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut, count=count)
             assert len(page) <= count
