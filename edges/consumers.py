@@ -52,7 +52,7 @@ async def subscription(request: web.Request, caller: Caller, asked: Asked) -> Su
     over; a resume with what was sent last acknowledges it."""
     log, wanted = request.app[LOG], resume.requested(request)
     if "consumer" not in request.query:
-        start = await resume.start(log, caller.org, wanted)
+        start = await resume.start(log, caller.org, wanted, asked.filter.indexed(caller.org))
         await charge_open(request, caller, free=start.returns, subscription=True)
         return Subscription(asked.filter, start, None)
     name, consumers = parse_name(request.query["consumer"]), request.app[CONSUMERS]

@@ -148,7 +148,7 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
     """Sends everything up to the tailer's head; True if the stream is over with it."""
     while subscriber.restarts == audience.restarts:
         ring = audience.ring
-        if ring.covers(subscriber.position):
+        if not plan.start.pages and ring.covers(subscriber.position):
             RING_HITS.inc()
             entries, reached = ring.after(subscriber.position), ring.head
             entries = [entry for entry in entries if plan.filter.covers(entry.event)]
@@ -173,7 +173,9 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
 async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) -> tuple[list[Recorded], Position]:
     """The next events of the plan's scope, none beyond the head, and the position that is reached with them."""
     org, count = plan.caller.org, subscriber.page
-    if (scope := plan.filter.indexed(org)) is not None:
+    if plan.start.pages:
+        events, cut = plan.start.pages.pop()
+    elif (scope := plan.filter.indexed(org)) is not None:
         events, cut = await log.page_of(scope, subscriber.position)
     else:
         events = await log.read(org, subscriber.position, count=count, deltas=plan.filter.deltas)
@@ -212,6 +214,7 @@ async def _drained(request: web.Request, subscriber: Subscriber) -> None:
 async def _announce_gap(request: web.Request, log: Log, audience: Audience, subscriber: Subscriber, plan: Plan) -> None:
     """The log came back shorter than what this client was shown."""
     subscriber.restarts = audience.restarts
+    plan.start.pages.clear()
     gap = await gap_from_start(log, plan.caller.org, str(subscriber.position), "ahead")
     GAPS.labels("ahead").inc()
     subscriber.position = subscriber.told = gap.resume

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from edges.errors import ApiError
 from eventstore.append import DELTA_RETENTION_MS
+from eventstore.collect import Page, Scope
 from eventstore.log import Bounds, Kind, Log
 from eventstore.schema import ORIGIN, OrgId, Position
 from eventstore.telemetry import GAPS
@@ -50,7 +51,8 @@ class Start(NamedTuple):
     """Events after `position` are sent; `gap` goes first where the request could not be honoured.
 
     `resumed` is a request that names a place and was honoured; `seen` says that the client has been there itself,
-    `is_delta` that it is no fact.
+    `is_delta` that it is no fact. `pages` may hold the first page, complete up to its cut: whoever shows it takes it
+    out, for a start lasts as long as its stream.
     """
 
     position: Position
@@ -58,6 +60,7 @@ class Start(NamedTuple):
     resumed: bool = False
     seen: bool = False
     is_delta: bool = False
+    pages: list[Page] = []  # noqa: RUF012 - only one that was handed in is written to
 
     @property
     def returns(self) -> bool:
@@ -136,16 +139,24 @@ async def stands_at(log: Log, org: OrgId, start: Start) -> Position | None:
     return before[0].position if before else start.position
 
 
-async def start(log: Log, org: OrgId, wanted: Requested | None) -> Start:
-    """Where to begin. Never silently somewhere else: what cannot be honoured becomes a gap."""
+async def start(log: Log, org: OrgId, wanted: Requested | None, scope: Scope | None = None) -> Start:
+    """Where to begin. Never silently somewhere else: what cannot be honoured becomes a gap.
+
+    With a scope, what it has after that place is read in the same call.
+    """
     if wanted is None:
         return Start((await log.bounds(org)).clock)
     if not wanted.resumes and wanted.position > (clock := (await log.bounds(org)).clock):
         return Start(clock)
-    bounds, kind = await log.look_at(org, wanted.position)
+    pages = list[Page]()
+    if scope is None:
+        bounds, kind = await log.look_at(org, wanted.position)
+    else:
+        bounds, kind, page = await log.look_ahead(scope, wanted.position)
+        pages.append(page)
     reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes)
     if reason is None:
-        return Start(wanted.position, resumed=True, seen=wanted.resumes, is_delta=kind == "delta")
+        return Start(wanted.position, None, True, wanted.resumes, kind == "delta", pages)
     GAPS.labels(reason).inc()
     gap = await gap_from_start(log, org, wanted.text, reason)
     return Start(gap.resume, gap)

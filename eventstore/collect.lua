@@ -3,8 +3,9 @@
 -- KEYS 1 log; every other name is made from it as keys.py makes it: all share the log's hash tag
 -- ARGV 1 c: a conversation | r: a run   2 which   3 with deltas (1|0)   4 most events   5 look-ahead
 --      6 a: after a position | b: before it   7 ms   8 seq   9 after: bytes of fields with which a page is full
+--      10 after: with a look at the log as of now (1|0)
 --
--- Reply: {where the page was cut ('' = it was not), entries}: a fact as XRANGE gives it; deltas of one run that follow one
+-- Reply: {where the page was cut ('' = it was not), entries, look}: a fact as XRANGE gives it; deltas of one run that follow one
 -- another as {run, the run's first, deltas...}, as append.lua has packed them. To pass on what it found in a stream costs
 -- a script as much as to find it.
 local call = redis.call
@@ -13,9 +14,9 @@ local tok = prefix .. 'tok'
 local kind, name, most, look_ahead = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
 local edge = {tonumber(ARGV[7]), tonumber(ARGV[8])}
 
-local function parts(id)
+local function place(id) -- of an id, or of a packed delta, which begins with its own
   local ms, seq = string.match(id, '^(%d+)-(%d+)')
-  return tonumber(ms), tonumber(seq)
+  return {tonumber(ms), tonumber(seq), id}
 end
 local function is_later(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] > b[2]) end
 
@@ -24,8 +25,8 @@ local function below(index, edge, including)
   local low, high = 0, call('LLEN', index)
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local place = {parts(call('LINDEX', index, middle))}
-    if is_later(edge, place) or (including and not is_later(place, edge)) then
+    local at = place(call('LINDEX', index, middle))
+    if is_later(edge, at) or (including and not is_later(at, edge)) then
       low = middle + 1
     else
       high = middle
@@ -45,22 +46,11 @@ if ARGV[6] == 'b' then
   return {from > 0 and ids[1] or '', entries}
 end
 
-local function found(ids) -- {ms, seq, id} of each
-  local places = {}
-  for i, id in ipairs(ids) do
-    local ms, seq = parts(id)
-    places[i] = {ms, seq, id}
-  end
-  return places
-end
-
 local at = below(index, edge, true)
 local ids = call('LRANGE', index, at, at + most - 1)
-if kind == 'r' then -- a run's index does not list its input
-  local ms, seq = parts(name)
-  if is_later({ms, seq}, edge) then table.insert(ids, 1, name) end
-end
-local facts = found(ids)
+if kind == 'r' and is_later(place(name), edge) then table.insert(ids, 1, name) end -- a run's index does not list its input
+local facts = {}
+for i, id in ipairs(ids) do facts[i] = place(id) end
 
 local runs = {} -- whose deltas are on the page
 if ARGV[3] == '1' and kind == 'r' then
@@ -86,53 +76,71 @@ end
 
 -- A delta is on the page as long as the token stream has it: that is trimmed from its beginning only.
 local oldest = next(runs) and call('XRANGE', tok, '-', '+', 'COUNT', 1)[1]
-oldest = oldest and {parts(oldest[1])}
+local trimmed = oldest and is_later(place(oldest[1]), edge)
+local low = trimmed and place(oldest[1]) or edge
 local lists = {}
 for run in pairs(oldest and runs or {}) do
   local list = prefix .. 'run:' .. run .. ':d'
   local head = call('LINDEX', list, 0)
   if head then
-    local trimmed = is_later(oldest, edge)
-    local from = below(list, trimmed and oldest or edge, not trimmed)
-    local of_run = found(call('LRANGE', list, from, from + most - 1))
-    for _, delta in ipairs(of_run) do delta[4], delta[5] = run, head end
-    if #of_run > 0 then lists[#lists + 1] = of_run end
+    local from = is_later(place(head), low) and 0 or below(list, low, not trimmed)
+    local items = call('LRANGE', list, from, from + most - 1)
+    if #items > 0 then
+      lists[#lists + 1] = {run = run, head = head, items = items, first = place(items[1]), last = place(items[#items])}
+    end
   end
 end
-table.sort(lists, function(a, b) return is_later(b[1], a[1]) end)
-local deltas, in_order = {}, true
-for _, list in ipairs(lists) do
-  in_order = in_order and (#deltas == 0 or is_later(list[1], deltas[#deltas]))
-  for _, delta in ipairs(list) do deltas[#deltas + 1] = delta end
+local function begins_before(a, b) return is_later(b.first, a.first) end
+table.sort(lists, begins_before)
+for i = 2, #lists do
+  if not is_later(lists[i].first, lists[i - 1].last) then -- seldom: then each delta is a list of its own
+    local singly = {}
+    for _, list in ipairs(lists) do
+      for _, item in ipairs(list.items) do
+        local it = place(item)
+        singly[#singly + 1] = {run = list.run, head = list.head, items = {item}, first = it, last = it}
+      end
+    end
+    table.sort(singly, begins_before)
+    lists = singly
+    break
+  end
 end
-if not in_order then table.sort(deltas, function(a, b) return is_later(b, a) end) end
 
-local entries, reached, room, f, d, group = {}, '', tonumber(ARGV[9]), 1, 1, nil
-for i = 1, #facts + #deltas do
-  local fact, delta, entry = facts[f], deltas[d], nil
-  local event = (delta == nil or (fact and is_later(delta, fact))) and fact or delta
-  if event == fact then
-    entry, f = fact[4] or fact_at(fact[3]), f + 1
-  else
-    d = d + 1
-    if not string.find(delta[3], '\0', 1, true) then -- of a version that listed no more than the id
-      entry = call('XRANGE', tok, delta[3], delta[3])[1]
+local entries, reached, room, count, f, l, d, group = {}, '', tonumber(ARGV[9]), 0, 1, 1, 1, nil
+while reached == '' and (facts[f] or lists[l]) do
+  local fact, list, entry, last = facts[f], lists[l], nil, nil
+  -- Mostly no fact lies between a run's deltas, and they need not be looked at.
+  if list and (not fact or is_later(fact, list.last) or is_later(fact, place(list.items[d]))) then
+    last = list.items[d]
+    if not string.find(last, '\0', 1, true) then -- of a version that listed no more than the id
+      entry = call('XRANGE', tok, last, last)[1]
     else
-      if not group or group[1] ~= delta[4] then
-        group = {delta[4], delta[5]}
+      if not group or group[1] ~= list.run then
+        group = {list.run, list.head}
         entries[#entries + 1] = group
       end
-      group[#group + 1] = delta[3]
-      room = room - #delta[3]
+      group[#group + 1] = last
+      room = room - #last
     end
+    d = d + 1
+    if d > #list.items then l, d = l + 1, 1 end
+  else
+    entry, last, f = fact[4] or fact_at(fact[3]), fact[3], f + 1
   end
   if entry then
     entries[#entries + 1], group = entry, nil
     for field = 1, #entry[2] do room = room - #entry[2][field] end
   end
-  if i == most or (room <= 0 and i < #facts + #deltas) then
-    reached = string.match(event[3], '^[%d-]+')
-    break
-  end
+  count = count + 1
+  if count == most or (room <= 0 and (facts[f] or lists[l])) then reached = string.match(last, '^[%d-]+') end
 end
-return {reached, entries}
+
+local look, at = {}, ARGV[7] .. '-' .. ARGV[8]
+if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page
+  look = {
+    call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1),
+    call('HMGET', prefix .. 'meta', 'ms', 'sq', 'tp'), call('XRANGE', KEYS[1], at, at), call('XRANGE', tok, at, at),
+  }
+end
+return {reached, entries, look}

@@ -37,12 +37,17 @@ class Page(NamedTuple):
 
 
 async def after(pipe: Pipe, scope: Scope, position: Position, count: int) -> Page:
-    return await _page(pipe, scope, "a", position, count)
+    return (await _page(pipe, scope, "a", position, count))[0]
+
+
+async def after_with_look(pipe: Pipe, scope: Scope, position: Position, count: int) -> tuple[Page, list[Any]]:
+    """And, as of the same moment, the replies to the commands by which `Log` looks at a position."""
+    return await _page(pipe, scope, "a", position, count, look=1)
 
 
 async def before(pipe: Pipe, scope: Scope, position: Position, count: int) -> Page:
     """The last facts before a position, oldest first."""
-    return await _page(pipe, scope, "b", position, count)
+    return (await _page(pipe, scope, "b", position, count))[0]
 
 
 async def rest(pipe: Pipe, scope: Scope, position: Position, count: int) -> list[Recorded]:
@@ -54,14 +59,16 @@ async def rest(pipe: Pipe, scope: Scope, position: Position, count: int) -> list
     return events
 
 
-async def _page(pipe: Pipe, scope: Scope, way: str, position: Position, count: int) -> Page:
+async def _page(
+    pipe: Pipe, scope: Scope, way: str, position: Position, count: int, look: int = 0
+) -> tuple[Page, list[Any]]:
     org, kind, name, deltas = scope
-    arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq, PAGE_BYTES)
-    cut, entries = await pipe.run(COLLECT, [keys.of(org).log], arguments)
+    arguments = (kind, name, int(deltas), count, LOOK_AHEAD, way, position.ms, position.seq, PAGE_BYTES, look)
+    cut, entries, *seen = await pipe.run(COLLECT, [keys.of(org).log], arguments)
     events = [event for entry in entries for event in _recorded(org, entry)]
     if kind == "c":  # a run may cross conversations
         events = [event for event in events if event.conversation == name]
-    return Page(events, Position.of(cut) if cut else None)
+    return Page(events, Position.of(cut) if cut else None), seen[0] if seen else []
 
 
 def _recorded(org: OrgId, entry: list[Any]) -> list[Recorded]:

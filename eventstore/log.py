@@ -161,10 +161,15 @@ class Log:
     async def look_at(self, org: OrgId, position: Position) -> tuple[Bounds, Kind | None]:
         """The bounds of the log, and what stands at exactly this position."""
         own, at = keys.of(org), str(position)
-        *ends, fact, delta = await self.pipe.calls(
-            *_ends(org), ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at)
-        )
-        return _bounds(org, *ends), "fact" if fact else "delta" if delta else None
+        look = await self.pipe.calls(*_ends(org), ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at))
+        return _seen(org, *look)
+
+    async def look_ahead(self, scope: Scope, position: Position) -> tuple[Bounds, Kind | None, Page]:
+        """`look_at`, and what the scope has after the position, as of one moment: up to the page's `cut`, which is the
+        clock where the page was not cut before it."""
+        page, look = await collect.after_with_look(self.pipe, scope, position, PAGE)
+        bounds, kind = _seen(scope.org, *look)
+        return bounds, kind, page._replace(cut=page.cut or bounds.clock)
 
 
 def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:
@@ -190,6 +195,10 @@ def _ends(org: OrgId) -> tuple[tuple[Argument, ...], ...]:
         ("XREVRANGE", own.log, "+", "-", "COUNT", 1),
         ("HMGET", own.meta, "ms", "sq", "tp"),
     )
+
+
+def _seen(org: OrgId, first: Any, last: Any, clock: Any, fact: Any, delta: Any) -> tuple[Bounds, Kind | None]:
+    return _bounds(org, first, last, clock), "fact" if fact else "delta" if delta else None
 
 
 def _bounds(org: OrgId, first: Any, last: Any, clock: Any) -> Bounds:

@@ -128,7 +128,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
     organization = await request.app[ORGANIZATIONS].require(caller.org)
     conversation = conversation_id(organization.pepper, phones.address(phone))
     log, wanted = request.app[LOG], resume.requested(request)
-    start = await resume.start(log, caller.org, wanted)
+    wants = Filter(conversation)
+    start = await resume.start(log, caller.org, wanted, wants.indexed(caller.org))
     await charge_open(request, caller, free=start.returns, subscription=True)
     format = Format(FEED, SSE, request.version >= (1, 1), tells_position=True, own=_own(caller.org, phone, lead))
     opening = b""
@@ -137,7 +138,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         start, opening = start._replace(position=snapshot.position), _history(snapshot)
     elif start.gap is None and (at := await resume.stands_at(log, caller.org, start)) is not None:
         opening = format.position(at)
-    return await respond(request, Plan(caller, Filter(conversation), format, start, opening))
+    return await respond(request, Plan(caller, wants, format, start, opening))
 
 
 def _own(org: OrgId, phone: str, lead: str) -> bytes:

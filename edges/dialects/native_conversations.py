@@ -99,7 +99,8 @@ async def stream(request: web.Request) -> web.StreamResponse:
     """One that does not exist yet is waited for. With a resume position no snapshot is sent again."""
     caller = await require(request, "events:read")
     place, log, wanted = await _place(request, caller), request.app[LOG], resume.requested(request)
-    start = await resume.start(log, caller.org, wanted)
+    wants = Filter(place.id, deltas=request.query.get("deltas", "1") not in ("0", "false", "no"))
+    start = await resume.start(log, caller.org, wanted, wants.indexed(caller.org))
     await charge_open(request, caller, free=start.returns, subscription=True)
     format = Format(NATIVE, wire_of(request), request.version >= (1, 1), tells_position=True)
     opening = b""
@@ -110,8 +111,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         opening = format.wire.encode([frame], str(snapshot.position))
     elif (at := await resume.stands_at(log, caller.org, start)) is not None:
         opening = format.position(at)
-    deltas = request.query.get("deltas", "1") not in ("0", "false", "no")
-    return await respond(request, Plan(caller, Filter(place.id, deltas=deltas), format, start, opening))
+    return await respond(request, Plan(caller, wants, format, start, opening))
 
 
 async def post(request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from redis.asyncio import ConnectionPool
 
 from eventstore import codec, keys
 from eventstore.append import APPEND, Append, Control, HeldBy
-from eventstore.collect import Scope
+from eventstore.collect import Page, Scope
 from eventstore.connection import Pipe
 from eventstore.lanes import LANES
 from eventstore.log import PAGE, Bounds, Log
@@ -89,6 +89,19 @@ async def test_a_fact_is_found_at_its_exact_position_only(store: Store) -> None:
     assert (await store.log.look_at(ACME, token))[1] == "delta"
     assert (await store.log.look_at(ACME, run))[1] == "fact"
     assert (await store.log.look_at(ACME, Position(other.ms, 99)))[1] is None
+
+
+async def test_a_page_that_comes_with_a_look_is_complete_up_to_the_clock_or_its_cut(store: Store) -> None:
+    run = (await store.write(fact())).positions[0]
+    token, last = await written_positions(store, delta(run), fact(run=run))
+    await store.write(fact(BEN))
+    scope = Scope(ACME, "c", ANN, True)
+    for position in (ORIGIN, run, token, last, Position(last.ms, 99)):
+        bounds, kind, page = await store.log.look_ahead(scope, position)
+        assert (bounds, kind) == await store.log.look_at(ACME, position)
+        assert page == Page((await store.log.page_of(scope, position)).events, bounds.clock)
+    many = await written_positions(store, *[fact() for _ in range(PAGE + 1)])
+    assert (await store.log.look_ahead(scope, last))[2].cut == many[PAGE - 1]
 
 
 async def test_a_conversation_reads_its_own_facts_after_a_position(store: Store) -> None:

@@ -244,10 +244,13 @@ class Stack:
         return found
 
     @asynccontextmanager
-    async def edge(self, redis_url: str = "", *, short: bool = True, **settings: Any) -> AsyncIterator[Edge]:
-        """An edge process, as far as anybody outside can tell."""
+    async def edge(
+        self, redis_url: str = "", *, short: bool = True, routes: Sequence[web.RouteDef] = (), **settings: Any
+    ) -> AsyncIterator[Edge]:
+        """An edge process, as far as anybody outside can tell, with a test's own routes."""
         options = {"development": True, "pace": QUICK, **settings}
         app = build(EdgeSettings(redis_url=redis_url or self.redis_url, **options))
+        app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.5)
         await runner.setup()
         entrance = Entrance(runner)

@@ -13,9 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 
+from edges import resume
+from edges.app_keys import LOG
+from edges.auth import require
+from edges.dialects.native import NATIVE
 from edges.pace import Pace
+from edges.respond import Plan, respond
 from edges.ring import Window
+from edges.subscriptions import Filter, Format
+from edges.wire import SSE
 from eventstore import keys
 from eventstore.schema import Position, Recorded
 from tests.support.redis_servers import RedisServer, fastest_binary
@@ -427,6 +435,23 @@ async def test_a_position_that_this_process_has_not_read_yet_is_waited_for(stack
         for cut, client in enumerate(returned):
             assert client.result() == [*written[cut + 1 :], new]
         assert await shown(live, new) == [*written, new]
+
+
+async def test_what_is_appended_while_a_stream_opens_is_neither_missed_nor_repeated(redis_url: str) -> None:
+    """The first page is read with the look at the client's position, before the tailer is asked where it is."""
+
+    async def late(request: web.Request) -> web.StreamResponse:
+        caller, wants = await require(request, "events:read"), Filter("conv_x")
+        start = await resume.start(request.app[LOG], caller.org, resume.requested(request), wants.indexed(caller.org))
+        written.extend(await stack.say(2, conversation="conv_x"))
+        return await respond(request, Plan(caller, wants, Format(NATIVE, SSE, chunked=True), start))
+
+    async with stacked(redis_url, work=False, routes=[web.get("/late", late)]) as stack:
+        written = await stack.say(3, conversation="conv_x")
+        for _ in range(3):  # the first finds an organization that nobody follows
+            async with stack.open("/late", last=written[0]) as client:
+                found = await client.until(lambda frame: frame.id == written[-1])
+                assert [frame.id for frame in found] == written[1:]
 
 
 # A log that became shorter
