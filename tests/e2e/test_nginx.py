@@ -151,6 +151,16 @@ def test_a_client_whose_edge_is_killed_goes_on_at_the_other_and_misses_nothing(s
     assert text_shown(shown) == shown[-1]["data"]["text"]
 
 
+def test_without_any_edge_an_eventsource_is_cut_and_all_others_are_told_when_to_return(tmp_path: Path) -> None:
+    """As while both are replaced: an EventSource that is shown a status never returns."""
+    with nginx(tmp_path, [free_port(), free_port()]) as url:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url}/v1/events/stream", headers={"Accept": "text/event-stream"})
+        for method, accept in (("POST", "text/event-stream"), ("GET", "application/x-ndjson"), ("GET", "*/*")):
+            refused = httpx.request(method, f"{url}/v1/events/stream", headers={"Accept": accept})
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+
+
 class DyingServer:
     """Reads each request and closes the connection without a word, as an edge that is killed then."""
 
@@ -193,7 +203,7 @@ def test_what_is_not_safe_is_never_sent_to_the_other_edge_again(
 ) -> None:
     """An edge that dies with a request in its hands may have recorded it. A question by GET is the same by its key."""
     with nginx(tmp_path, [server.port for server in dying]) as url:
-        assert httpx.request(method, url + path).status_code == 502
+        assert httpx.request(method, url + path).status_code == 503
     seen = [request for server in dying for request in server.requests]
     keys = [re.findall(r"(?i)^idempotency-key: (\S+)", request, re.MULTILINE) for request in seen]
     assert len(seen) == sent
