@@ -65,12 +65,15 @@ def up(
     host: Host = None,
     port: Port = None,
     data_dir: DataDir = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve the worker's /metrics and /health/* here.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start everything on this machine: Redis, an edge, a worker."""
     from trunkline.up import run_up
 
-    raise typer.Exit(run_up(host, port, data_dir, as_json=as_json))
+    raise typer.Exit(run_up(host, port, data_dir, as_json=as_json, metrics_port=metrics_port))
 
 
 def edge(

@@ -28,7 +28,9 @@ from trunkline.store import connected
 from trunkline.worker_child import WorkerChild
 
 
-def run_up(host: str | None, port: int | None, data_dir: Path | None, *, as_json: bool) -> int:
+def run_up(
+    host: str | None, port: int | None, data_dir: Path | None, *, as_json: bool, metrics_port: int | None
+) -> int:
     """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError.
 
     None leaves it to the settings, here as in every command.
@@ -37,19 +39,19 @@ def run_up(host: str | None, port: int | None, data_dir: Path | None, *, as_json
     logging.configure()
     with listening(settings.host, settings.port) as listener:
         try:
-            return run_until_signalled(_up(settings, listener, as_json))
+            return run_until_signalled(_up(settings, listener, metrics_port, as_json))
         except StoreError as error:
             raise StartError(str(error)) from error
 
 
-async def _up(settings: Settings, listener: socket.socket, as_json: bool) -> None:
+async def _up(settings: Settings, listener: socket.socket, metrics_port: int | None, as_json: bool) -> None:
     # Left in reverse order: the edge drains while the worker still answers, then the worker, then Redis.
     async with _redis(settings) as redis, connected(redis.url) as pipe:
         development = _is_development(settings)
         settings = with_made_secret_key(settings) if development else await with_secret_key(settings, redis.url, pipe)
         demo = await open_demo(Organizations(pipe), settings)
         async with (
-            WorkerChild(Presence(pipe), [*redis.worker_options, *_worker_options(development)]) as worker,
+            WorkerChild(Presence(pipe), [*redis.worker_options, *_worker_options(metrics_port, development)]) as worker,
             serving(settings, redis.url, listener, development=development),
         ):
             await worker.ready()
@@ -83,9 +85,10 @@ def _fsync(settings: Settings) -> Literal["always", "everysec"]:
     return "always" if settings.durability == "aof" else "everysec"
 
 
-def _worker_options(development: bool) -> list[str]:
+def _worker_options(metrics_port: int | None, development: bool) -> list[str]:
     """On the developer's own machine callbacks go to that machine."""
-    return ["--callback-allow", ",".join(EVERYWHERE)] if development else []
+    metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+    return [*metrics, "--callback-allow", ",".join(EVERYWHERE)] if development else metrics
 
 
 def _is_development(settings: Settings) -> bool:

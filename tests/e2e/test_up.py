@@ -73,6 +73,17 @@ def test_an_unreachable_redis_is_refused_in_one_line(data_dir: Path) -> None:
     assert "hidden" not in up.stderr
 
 
+def test_the_workers_metrics_are_shown_on_a_port_of_their_own(data_dir: Path) -> None:
+    """What waits for a person is counted by workers: an edge's gauge of it stays at 0."""
+    port = free_port()
+    up = Up(data_dir, "--metrics-port", str(port))
+    httpx.post(f"{up.url}/api/ai/get_location").raise_for_status()
+    shown = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    assert 'trunkline_work_items_total{handler="tool.requested",outcome="done"} 1.0' in shown
+    assert "trunkline_parked_lanes 0.0" in shown
+    assert up.stop() == 0, up.stderr
+
+
 def test_nothing_is_left_running_when_up_is_killed(data_dir: Path) -> None:
     up = Up(data_dir)
     children = Path(f"/proc/{up.process.pid}/task/{up.process.pid}/children").read_text().split()

@@ -112,10 +112,11 @@ class Command:
 
 
 class Up(Command):
-    """`trunkline up --json` on a free port; `facts` is its one line."""
+    """`trunkline up --json` on a free port; `facts` is its one line, `options` are the command line's own."""
 
-    def __init__(self, data_dir: Path, *, env: Mapping[str, str] | None = None, port: int = 0) -> None:
-        super().__init__("up", "--json", "--port", str(port), "--data-dir", str(data_dir), env=env, cwd=data_dir.parent)
+    def __init__(self, data_dir: Path, *options: str, env: Mapping[str, str] | None = None, port: int = 0) -> None:
+        where = ("--port", str(port), "--data-dir", str(data_dir))
+        super().__init__("up", "--json", *where, *options, env=env, cwd=data_dir.parent)
         self.data_dir = data_dir
         self.facts = self._announced()
         self.url: str = self.facts["url"]
