@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-import msgspec
-import structlog
 from aiohttp import web
 
 from edges import call_reports
@@ -28,6 +26,8 @@ from edges.webhooks.receive import (
     NOT_CONFIGURED,
     Counted,
     counting,
+    degraded,
+    json_of,
     number_of,
     organization_of,
     same,
@@ -64,7 +64,7 @@ async def conversation_initiation(request: web.Request) -> web.Response:
     with counting("elevenlabs") as counted:
         body = json_object(await raw_body(request))
         variables = await _decide(request, body, counted)
-    return _json({"type": "conversation_initiation_client_data", "dynamic_variables": variables})
+    return json_of({"type": "conversation_initiation_client_data", "dynamic_variables": variables})
 
 
 async def _decide(request: web.Request, body: dict[str, Any], counted: Counted) -> dict[str, str]:
@@ -78,17 +78,12 @@ async def _decide(request: web.Request, body: dict[str, Any], counted: Counted) 
             variables = await call_reports.variables(request, organization, told)
             counted.was(await _inform(request, organization, told, variables))
     except (StoreError, TimeoutError) as error:
-        _degraded(counted, error)
+        degraded(counted, error)
     except ApiError as error:
         if error.status < 500 or error.code == NOT_CONFIGURED:
             raise
-        _degraded(counted, error)
+        degraded(counted, error)
     return variables
-
-
-def _degraded(counted: Counted, error: Exception) -> None:
-    counted.outcome = "unavailable"
-    structlog.get_logger(__name__).warning("a caller was answered with less than is known", error=repr(error)[:200])
 
 
 async def _inform(request: web.Request, organization: Organization, told: Told, variables: dict[str, str]) -> bool:
@@ -142,7 +137,7 @@ async def post_call(request: web.Request, upload_s: float = UPLOAD_S) -> web.Res
         organization = await organization_of(request, told.number if told else None)
         await _check_signature(request, organization, spool)
         counted.was(await call_reports.tell(request, organization, told) if told else True)
-    return _json({"success": True})
+    return json_of({"success": True})
 
 
 class _Room:
@@ -292,10 +287,6 @@ def _sid(call_sid: str | None, data: dict[str, Any]) -> str:
 
 def _key(kind: str, data: dict[str, Any]) -> str:
     return f"el:{kind}:{text(data, 'conversation_id') or ''}"
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
 ROUTES = (

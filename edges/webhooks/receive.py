@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
+import msgspec
 import structlog
 from aiohttp import web
 from multidict import MultiDict
@@ -82,6 +83,17 @@ def unsigned(request: web.Request, what: str) -> None:
 def same(offered: str, expected: str) -> bool:
     """In constant time, whatever the header held."""
     return hmac.compare_digest(offered.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+def json_of(value: object) -> web.Response:
+    """Compact, as providers are answered."""
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+
+
+def degraded(counted: Counted, error: Exception) -> None:
+    """A caller waits, and what is known of nobody is better than no answer."""
+    counted.outcome = "unavailable"
+    structlog.get_logger(__name__).warning("a caller was answered with less than is known", error=repr(error)[:200])
 
 
 class Counted:

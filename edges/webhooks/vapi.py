@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-import structlog
 from aiohttp import web
 
 from edges import call_reports, vapi_auth, vapi_tools
@@ -21,7 +19,7 @@ from edges.auth import Caller
 from edges.bodies import json_object, raw_body
 from edges.errors import ApiError
 from edges.lenient import number, part, parts, seconds, text
-from edges.webhooks.receive import Counted, counting, number_of, organization_of
+from edges.webhooks.receive import Counted, counting, degraded, json_of, number_of, organization_of
 from eventstore.append import fingerprint
 from eventstore.errors import StoreError
 from eventstore.events.calls import CallStatusReported
@@ -52,14 +50,14 @@ async def receive(request: web.Request) -> web.Response:
             case "tool-calls":
                 return await vapi_tools.answer(request, _tools(organization), body)
             case "assistant-request":
-                return _json(await _assistant(request, organization, message, counted))
+                return json_of(await _assistant(request, organization, message, counted))
             case "transfer-destination-request":
-                return _json(await _destination(request, organization))
+                return json_of(await _destination(request, organization))
             case "knowledge-base-request":
-                return _json({"documents": []})
+                return json_of({"documents": []})
         told = told_by(message, raw)
         counted.was(await call_reports.tell(request, organization, told) if told else True)
-    return _json({})
+    return json_of({})
 
 
 def _tools(organization: Organization) -> Caller:
@@ -81,8 +79,7 @@ async def _assistant(
                 given = await call_reports.add(request, organization, told, call, calls.context(told, variables))
                 counted.was(not given.replayed)
     except (StoreError, TimeoutError, ApiError) as error:
-        counted.outcome = "unavailable"
-        structlog.get_logger(__name__).warning("a caller was answered with less than is known", error=repr(error)[:200])
+        degraded(counted, error)
     return {**chosen, "assistantOverrides": {"variableValues": variables}}
 
 
@@ -182,10 +179,6 @@ def _spoken(told: Told, message: dict[str, Any], raw: bytes) -> Told | None:
     name = fingerprint(raw)  # VAPI gives its messages no id
     turn = Turn(name, "user" if message.get("role") == "user" else "assistant", said)
     return told._replace(key=f"vapi:transcript:{name}", turns=(turn,), live=True)
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
 
 
 ROUTES = (web.post("/api/webhooks/vapi", receive),)
