@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from edges.in_flight import IN_FLIGHT
 from edges.pace import PACE
 from edges.tickets import give_back
-from edges.wire import NDJSON_TYPE, SSE_TYPE, ndjson, retry, sse
+from edges.wire import NDJSON, NDJSON_TYPE, SSE, SSE_TYPE, ndjson, retry, sse, wanted
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
 from eventstore.telemetry import REQUESTS
@@ -120,13 +120,9 @@ def tools_json(request: web.Request, error: ApiError) -> Body:
 
 def tools_ai(request: web.Request, error: ApiError) -> Body:
     """`/api/ai`: the format that Accept or the query asks for (the body may not have been readable), else JSON."""
-    accept = request.headers.get("Accept", "")
-    asked = request.query.get("streamFormat")
-    if "text/event-stream" in accept or asked == "sse":
-        return tools_sse(request, error)
-    if NDJSON_TYPE in accept or asked == "ndjson":
-        return tools_ndjson(request, error)
-    return tools_json(request, error)
+    wire = wanted(request.headers.get("Accept", ""), request.query.get("streamFormat"))
+    shown = tools_sse if wire is SSE else tools_ndjson if wire is NDJSON else tools_json
+    return shown(request, error)
 
 
 def detail(request: web.Request, error: ApiError) -> Body:

@@ -23,7 +23,7 @@ from edges.respond import Plan, respond
 from edges.ring import Dialect
 from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
-from edges.wire import Frame, Wire
+from edges.wire import STREAM_HEADERS, Frame, Wire
 from eventstore import codec
 from eventstore.append import DELTA_RETENTION_MS, IDEMPOTENCY_TTL_MS, fingerprint
 from eventstore.events import DELTA_TYPES, TERMINAL_TYPES
@@ -160,13 +160,7 @@ async def _refuse_with_gap(
     start = await resume.start(log, caller.org, seen)
     gap = start.gap or await resume.gap_from_start(log, caller.org, seen.text, "unknown")
     frame = Frame(gap.data(), "gap" if format.dialect.named else None)
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": format.wire.content_type,
-            "Cache-Control": "no-cache, no-transform",
-            "X-Accel-Buffering": "no",
-        }
-    )
+    response = web.StreamResponse(headers={"Content-Type": format.wire.content_type, **STREAM_HEADERS})
     await response.prepare(request)
     await response.write(format.wire.encode([frame], str(gap.resume)))
     await response.write_eof()

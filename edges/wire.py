@@ -10,6 +10,10 @@ SSE_TYPE = "text/event-stream; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
 
 
+STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+"""So that nothing on the way keeps a stream, or waits for more of it."""
+
+
 class Frame(NamedTuple):
     """One unit of a dialect: a JSON object, with a name where the dialect names its events."""
 
@@ -89,6 +93,13 @@ SSE = Wire("sse", SSE_TYPE, _encode(lambda frame, id: sse(frame.data, event=fram
 NDJSON = Wire("ndjson", NDJSON_TYPE, _encode(lambda frame, id: ndjson(frame.data, id=id)), b'{"type":"heartbeat"}\n')
 WEBSOCKET = Wire("websocket", "", _encode(lambda frame, id: websocket_text(frame.data, id=id)), b"\x89\x00")
 """Its heartbeat is a ping."""
+
+
+def wanted(accept: str, named: object) -> Wire | None:
+    """The streaming format that a client accepts or names; None if it does neither."""
+    if "text/event-stream" in accept or named == "sse":
+        return SSE
+    return NDJSON if NDJSON_TYPE in accept or named == "ndjson" else None
 
 
 def retry(low_ms: int = 1_000, high_ms: int = 3_000) -> bytes:

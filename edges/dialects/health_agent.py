@@ -35,7 +35,7 @@ from edges.runs import (
     show,
     start_or_attach,
 )
-from edges.wire import NDJSON, SSE, SSE_TYPE, Frame, Wire
+from edges.wire import NDJSON, SSE, SSE_TYPE, STREAM_HEADERS, Frame, Wire
 from eventstore import codec
 from eventstore.append import Append, fingerprint
 from eventstore.events.messages import MessageReceived, MessageSent
@@ -234,8 +234,7 @@ NO_SESSION = Dialect("health", partial(_render, ""), named=True)
 
 def _whole(frames: list[Frame]) -> web.Response:
     """A stream that is over with its first write, and stems from nothing that could be resumed."""
-    headers = {"Content-Type": SSE_TYPE, "Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
-    return web.Response(body=SSE.encode(frames, None), headers=headers)
+    return web.Response(body=SSE.encode(frames, None), headers={"Content-Type": SSE_TYPE, **STREAM_HEADERS})
 
 
 def _user(request: web.Request, caller: Caller, asked: Asked) -> str:

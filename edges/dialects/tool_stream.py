@@ -21,7 +21,7 @@ from edges.limits import admit
 from edges.ring import Dialect
 from edges.runs import RunRequest, collect, start_or_attach
 from edges.tool_calls import requested, spec_of
-from edges.wire import NDJSON, NDJSON_TYPE, SSE, Frame, Wire
+from edges.wire import NDJSON, SSE, Frame, Wire, wanted
 from eventstore import codec
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolProgressed, ToolRequested, ToolStarted
 from eventstore.schema import Recorded
@@ -110,11 +110,7 @@ TOOLS_SSE = Dialect("tools-sse", _render_sse, named=True)
 TOOLS_NDJSON = Dialect("tools-ndjson", _render_ndjson, named=True)
 
 
-def run_dialect(wire: Wire, root: Recorded) -> Dialect:
-    return _dialect(wire)
-
-
-def _dialect(wire: Wire) -> Dialect:
+def run_dialect(wire: Wire, root: Recorded | None = None) -> Dialect:
     return TOOLS_SSE if wire is SSE else TOOLS_NDJSON
 
 
@@ -133,20 +129,11 @@ async def ai(request: web.Request) -> web.StreamResponse:
     body = json_object(raw)
     if vapi_tools.is_envelope(body):
         return await vapi_tools.answer(request, caller, body)
-    wire = _wanted(request, body)
+    named = body.get("streamFormat") or request.query.get("streamFormat")
+    wire = wanted(request.headers.get("Accept", ""), named)
     if wire is not None:
         return await _stream(request, caller, raw, wire)
     return await _answer_json(request, caller, raw)
-
-
-def _wanted(request: web.Request, body: dict[str, Any]) -> Wire | None:
-    accept = request.headers.get("Accept", "")
-    asked = body.get("streamFormat") or request.query.get("streamFormat")
-    if "text/event-stream" in accept or asked == "sse":
-        return SSE
-    if NDJSON_TYPE in accept or asked == "ndjson":
-        return NDJSON
-    return None
 
 
 async def _run(request: web.Request, wire: Wire) -> web.StreamResponse:
@@ -156,7 +143,7 @@ async def _run(request: web.Request, wire: Wire) -> web.StreamResponse:
 
 
 async def _stream(request: web.Request, caller: Caller, raw: bytes, wire: Wire) -> web.StreamResponse:
-    return await start_or_attach(request, caller, tool_run(request, caller, raw), wire, _dialect(wire))
+    return await start_or_attach(request, caller, tool_run(request, caller, raw), wire, run_dialect(wire))
 
 
 async def _answer_json(request: web.Request, caller: Caller, raw: bytes) -> web.Response:
