@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edges.dialects import (
     conversation_feed,
     health_agent,
@@ -25,6 +27,9 @@ from edges.dialects import (
     staff_chat,
     tool_stream,
 )
+from edges.ring import Dialect
+from edges.wire import WEBSOCKET, Wire
+from eventstore.schema import Recorded
 
 DIALECTS = (
     native,
@@ -51,11 +56,11 @@ DIALECTS = (
 )
 """Each has `ROUTES`."""
 
-RUN_DIALECTS = {
-    "native": native_runs.run_dialect,
+RUN_DIALECTS: dict[str, Callable[[Wire, Recorded], Dialect]] = {
+    "native": lambda wire, root: native_runs.NATIVE_RUN,
     "tools": tool_stream.run_dialect,
-    "staff": staff_chat.run_dialect,
+    "staff": lambda wire, root: staff_chat.STAFF,
     "health": health_agent.run_dialect,
-    "loan": loan_chat.run_dialect,
+    "loan": lambda wire, root: loan_chat.LOAN_SOCKET if wire is WEBSOCKET else loan_chat.LOAN,
 }
 """How a run can be shown, by the name in `?dialect=`; a message's `source` is the name of the one it came by."""

@@ -22,7 +22,7 @@ from edges.models import BaseModel
 from edges.ring import Dialect
 from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, answer_of, collect, start_or_attach
 from edges.sockets import Surface
-from edges.wire import SSE, WEBSOCKET, Frame, Wire
+from edges.wire import SSE, Frame
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
@@ -132,10 +132,6 @@ def session_of(message: MessageReceived) -> str:
 
 LOAN = Dialect("loan", _render, retells=True)
 LOAN_SOCKET = Dialect("loan-socket", _render_socket, retells=True)
-
-
-def run_dialect(wire: Wire, root: Recorded) -> Dialect:
-    return LOAN_SOCKET if wire is WEBSOCKET else LOAN
 
 
 async def health(request: web.Request) -> web.Response:

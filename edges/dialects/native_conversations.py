@@ -21,7 +21,7 @@ from edges.app_keys import ENGINE, LOG, ORGANIZATIONS
 from edges.auth import Caller, require
 from edges.bodies import page_limit, parse_body
 from edges.dialects.native import NATIVE, wire_of
-from edges.dialects.native_runs import run_dialect
+from edges.dialects.native_runs import NATIVE_RUN
 from edges.errors import ApiError
 from edges.limits import admit, charge_open
 from edges.models import ExactModel
@@ -127,8 +127,7 @@ async def post(request: web.Request) -> web.StreamResponse:
     wanted = RunRequest(message, request.path, body.raw, DEADLINE_S, place.address)
     accept = request.headers.get("Accept", "")
     if "text/event-stream" in accept or NDJSON_TYPE in accept:
-        wire = wire_of(request)
-        return await start_or_attach(request, caller, wanted, wire, run_dialect(wire))
+        return await start_or_attach(request, caller, wanted, wire_of(request), NATIVE_RUN)
     return await accept_message(request, caller, wanted)
 
 

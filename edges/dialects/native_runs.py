@@ -44,10 +44,6 @@ def _render(event: Recorded) -> list[Frame]:
 NATIVE_RUN = Dialect("native-run", _render)
 
 
-def run_dialect(wire: Wire, root: Recorded | None = None) -> Dialect:
-    return NATIVE_RUN
-
-
 def _dialect(request: web.Request, root: Recorded, wire: Wire) -> Dialect:
     """The one asked for, else the one the run was started in."""
     known = request.app[RUN_DIALECTS]

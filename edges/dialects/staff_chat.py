@@ -23,7 +23,7 @@ from edges.models import BaseModel
 from edges.resume import parse_position
 from edges.ring import Dialect
 from edges.runs import CANCELLED, TAKEN_OVER, RunRequest, accept_message, start_or_attach
-from edges.wire import SSE, Frame, Wire
+from edges.wire import SSE, Frame
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import (
@@ -117,10 +117,6 @@ def _token(text: str) -> list[Frame]:
 
 
 STAFF = Dialect("staff", _render, retells=True)
-
-
-def run_dialect(wire: Wire, root: Recorded) -> Dialect:
-    return STAFF
 
 
 def address_of(staff_id: str, caller: Caller) -> str:
