@@ -37,6 +37,7 @@ class OptOut(msgspec.Struct, frozen=True, tag="opt_out"):
 
 
 Document = Contact | OptOut
+CHANGED = ("first_name", "last_name", "phone", "email")
 
 
 def touches(event: Fact) -> tuple[str, ...]:
@@ -76,15 +77,9 @@ def _created(body: ContactCreated, at: str) -> Contact:
 
 
 def _updated(contact: Contact, body: ContactUpdated, at: str) -> Contact:
-    return replace(
-        contact,
-        updated_at=at,
-        first_name=contact.first_name if body.first_name is None else body.first_name,
-        last_name=contact.last_name if body.last_name is None else body.last_name,
-        phone=contact.phone if body.phone is None else body.phone,
-        email=contact.email if body.email is None else body.email,
-        tags=contact.tags if body.tags is None else tuple(body.tags),
-    )
+    told = {name: value for name in CHANGED if (value := getattr(body, name)) is not None}
+    tags = contact.tags if body.tags is None else tuple(body.tags)
+    return replace(contact, updated_at=at, tags=tags, **told)
 
 
 def terms(document: Document) -> set[str]:

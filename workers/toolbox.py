@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from eventstore.errors import StoreError
 from eventstore.log import Log
 from eventstore.organizations import Organizations, conversation_id
 from eventstore.schema import OrgId
@@ -60,7 +59,7 @@ class CrmToolbox:
             crm=crm,
             now=moments.from_ms(item.position.ms),
             new_id=id_factory(call.org, item.run, call.call_id),
-            conversation_of=partial(conversation_id, await self._pepper(call.org)),
+            conversation_of=partial(conversation_id, (await self._organizations.require(call.org)).pepper),
             control_of=partial(self._log.control, call.org),
             accepts_sms=partial(self._accepts_sms, call.org, crm),
             borrower=partial(self._embedded.borrower, call.org),
@@ -70,9 +69,3 @@ class CrmToolbox:
     async def _accepts_sms(self, org: OrgId, crm: Crm, e164: str) -> bool:
         """STOP reaches us, whatever the backend is; the backend may know of more who want no messages."""
         return await self._embedded.accepts_sms(org, e164) and await crm.accepts_sms(org, e164)
-
-    async def _pepper(self, org: OrgId) -> bytes:
-        organization = await self._organizations.get(org)
-        if organization is None:
-            raise StoreError(f"there is no organization {org!r}")
-        return organization.pepper
