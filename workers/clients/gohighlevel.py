@@ -19,7 +19,7 @@ from projections import tool_arguments as arguments
 from projections.contact_search import ContactQuery, Found
 from projections.contacts import Contact
 from workers.clients import gohighlevel_shapes as shapes
-from workers.clients.leadconnector import Account, Connections, LeadConnector, Rejected, Request
+from workers.clients.leadconnector import Account, Connections, LeadConnector, Members, Method, Rejected
 from workers.crm.backend import Appointment, Created, Crm, Location, Opportunity, Origin
 from workers.crm.calendar import span_of, time_of
 from workers.tool_call import Refusal
@@ -64,7 +64,7 @@ class GoHighLevel:
             body["query"] = text[:MAX_QUERY]
         if chosen := [{"field": f, "operator": o, "value": v} for f, o, v in filters if v]:
             body["filters"] = chosen
-        answer = await self._call(Request("POST", "contacts", "/contacts/search", body=body))
+        answer = await self._call("POST", "/contacts/search", body=body)
         found = [shapes.contact(each) for each in answer.get("contacts") or () if isinstance(each, dict)]
         return Found(found, int(answer.get("total") or len(found)))
 
@@ -74,7 +74,7 @@ class GoHighLevel:
 
     async def by_id(self, org: OrgId, contact_id: str) -> Contact | None:
         try:
-            answer = await self._api.call(Request("GET", "contacts", f"/contacts/{quote(contact_id, safe='')}"))
+            answer = await self._api.call("GET", f"/contacts/{quote(contact_id, safe='')}")
         except Rejected as rejected:
             if rejected.status in (400, 404, 422):  # it says 400 of an id that it never made
                 return None
@@ -96,7 +96,7 @@ class GoHighLevel:
         }
         body = {name: value for name, value in fields.items() if value}
         try:
-            answer = await self._api.call(Request("POST", "contacts", "/contacts/upsert", body=body))
+            answer = await self._api.call("POST", "/contacts/upsert", body=body)
         except Rejected as rejected:
             known = rejected.meta.get("contactId")
             contact = await self.by_id(org, known) if isinstance(known, str) else None
@@ -112,7 +112,7 @@ class GoHighLevel:
         return not found.get("dnd") and sms.get("status") not in ("active", "permanent")
 
     async def location(self, org: OrgId) -> Location:
-        answer = await self._call(Request("GET", "locations", f"/locations/{quote(self._account.location, safe='')}"))
+        answer = await self._call("GET", f"/locations/{quote(self._account.location, safe='')}")
         return shapes.location(shapes.part(answer, "location"))
 
     async def free_slots(self, org: OrgId, query: arguments.GetFreeSlots, now: datetime) -> dict[str, list[str]]:
@@ -127,7 +127,7 @@ class GoHighLevel:
             "timezone": local.key,
         }
         path = f"/calendars/{quote(calendar, safe='')}/free-slots"
-        answer = await self._call(Request("GET", "calendars", path, query=parameters))
+        answer = await self._call("GET", path, query=parameters)
         return {
             day: [str(slot) for slot in entry.get("slots") or ()]
             for day, entry in answer.items()
@@ -154,7 +154,7 @@ class GoHighLevel:
         if new.title:
             body["title"] = new.title
         try:
-            answer = await self._api.call(Request("POST", "calendars", "/calendars/events/appointments", body=body))
+            answer = await self._api.call("POST", "/calendars/events/appointments", body=body)
         except Rejected as rejected:
             if "slot" in rejected.text.lower():
                 raise Refusal(
@@ -179,7 +179,7 @@ class GoHighLevel:
         }
         if new.stage_id:
             body["pipelineStageId"] = new.stage_id
-        answer = await self._call(Request("POST", "opportunities", "/opportunities/", body=body))
+        answer = await self._call("POST", "/opportunities/", body=body)
         return shapes.opportunity(shapes.part(answer, "opportunity"))
 
     async def set_status(self, org: OrgId, change: arguments.UpdateOpportunityStatus, origin: Origin) -> Opportunity:
@@ -187,25 +187,25 @@ class GoHighLevel:
         body: dict[str, Any] = {"status": change.status}
         if change.lost_reason:
             body["lostReasonId"] = change.lost_reason
-        await self._call(Request("PUT", "opportunities", f"{path}/status", body=body))
-        answer = await self._call(Request("GET", "opportunities", path))
+        await self._call("PUT", f"{path}/status", body=body)
+        answer = await self._call("GET", path)
         return shapes.opportunity(shapes.part(answer, "opportunity"))
 
     async def _with_number(self, e164: str) -> dict[str, Any] | None:
         query = {"locationId": self._account.location, "number": e164}
-        found = (await self._call(Request("GET", "contacts", "/contacts/search/duplicate", query=query))).get("contact")
+        found = (await self._call("GET", "/contacts/search/duplicate", query=query)).get("contact")
         return found if isinstance(found, dict) else None
 
     async def _booked(self, contact: str, calendar: str, starts: datetime, local: ZoneInfo) -> Appointment | None:
         path = f"/contacts/{quote(contact, safe='')}/appointments"
-        for each in (await self._call(Request("GET", "contacts", path))).get("events") or ():
+        for each in (await self._call("GET", path)).get("events") or ():
             if each.get("calendarId") == calendar and _is_at(each.get("startTime"), starts, local):
                 return shapes.appointment({"contactId": contact, **each})
         return None
 
     async def _created(self, new: arguments.CreateOpportunity, pipeline: str) -> Opportunity | None:
         query = {"location_id": self._account.location, "contact_id": new.contact_id, "pipeline_id": pipeline}
-        answer = await self._call(Request("GET", "opportunities", "/opportunities/search", query=query))
+        answer = await self._call("GET", "/opportunities/search", query=query)
         for each in answer.get("opportunities") or ():
             if each.get("name") == new.name and each.get("status") == "open":
                 return shapes.opportunity(each)
@@ -225,9 +225,9 @@ class GoHighLevel:
                 "UPSTREAM_ERROR", f"GoHighLevel's location has no known time zone: {name[:40]!r}", 502
             ) from None
 
-    async def _call(self, request: Request) -> dict[str, Any]:
+    async def _call(self, method: Method, path: str, **content: Members) -> dict[str, Any]:
         try:
-            return await self._api.call(request)
+            return await self._api.call(method, path, **content)
         except Rejected as rejected:
             raise _refused(rejected) from rejected
 

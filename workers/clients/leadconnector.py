@@ -28,13 +28,10 @@ TOO_MANY_REQUESTS = 429
 SHOWN = 300
 """Characters of GoHighLevel's own words that are passed on."""
 
-Product = Literal["contacts", "opportunities", "locations", "calendars"]
-VERSIONS: dict[Product, str] = {
-    "contacts": "2021-07-28",
-    "opportunities": "2021-07-28",
-    "locations": "2021-07-28",
-    "calendars": "2021-04-15",
-}
+VERSION, CALENDARS_VERSION = "2021-07-28", "2021-04-15"
+
+Method = Literal["GET", "POST", "PUT"]
+Members = Mapping[str, Any]
 
 
 class Account(NamedTuple):
@@ -43,16 +40,6 @@ class Account(NamedTuple):
     calendar: str | None = None
     pipeline: str | None = None
     base_url: str | None = None
-
-
-class Request(NamedTuple):
-    """`path` is quoted already."""
-
-    method: Literal["GET", "POST", "PUT"]
-    product: Product
-    path: str
-    query: Mapping[str, str] | None = None
-    body: Mapping[str, Any] | None = None
 
 
 class Rejected(Exception):
@@ -92,11 +79,14 @@ class LeadConnector:
         self._connections = connections
         self._base_url = (account.base_url or BASE_URL).rstrip("/")
 
-    async def call(self, request: Request) -> dict[str, Any]:
-        """The answer's JSON object. Raises Rejected for what the caller may understand, Refusal for all else."""
+    async def call(
+        self, method: Method, path: str, *, query: Mapping[str, str] | None = None, body: Members | None = None
+    ) -> dict[str, Any]:
+        """The answer's JSON object; `path` is quoted already. Raises Rejected for what the caller may understand,
+        Refusal for all else."""
         waited_s = 0.0
         while True:
-            status, headers, raw = await self._once(request)
+            status, headers, raw = await self._once(method, path, query, body)
             if status != TOO_MANY_REQUESTS:
                 return self._answer(status, raw)
             pause_s = _interval_s(headers)
@@ -105,18 +95,20 @@ class LeadConnector:
             await asyncio.sleep(pause_s)
             waited_s += pause_s
 
-    async def _once(self, request: Request) -> tuple[int, Mapping[str, str], bytes]:
+    async def _once(
+        self, method: Method, path: str, query: Mapping[str, str] | None, body: Members | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {
             "Authorization": f"Bearer {self.account.token}",
-            "Version": VERSIONS[request.product],
+            "Version": CALENDARS_VERSION if path.startswith("/calendars/") else VERSION,
             "Accept": "application/json",
             "Content-Type": "application/json",
         }
-        content = msgspec.json.encode(request.body) if request.body is not None else None
-        url, query, lost = self._base_url + request.path, request.query, _lost(request)
+        content = msgspec.json.encode(body) if body is not None else None
+        lost = "" if method == "GET" else "; it is unknown whether it did what was asked"
         try:
             async with self._connections.session.request(
-                request.method, url, params=query, data=content, headers=headers, allow_redirects=False
+                method, self._base_url + path, params=query, data=content, headers=headers, allow_redirects=False
             ) as response:
                 return response.status, response.headers, await _read(response)
         except TimeoutError:
@@ -153,10 +145,6 @@ def _interval_s(headers: Mapping[str, str]) -> float:
         return max(0.0, int(headers.get("X-RateLimit-Interval-Milliseconds", "")) / 1_000)
     except ValueError:
         return INTERVAL_S
-
-
-def _lost(request: Request) -> str:
-    return "" if request.method == "GET" else "; it is unknown whether it did what was asked"
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -56,8 +56,7 @@ async def _openai(given: ProviderSettings) -> str | None:
 
 async def _gohighlevel(given: ProviderSettings) -> str | None:
     url = f"{given.ghl_base_url or leadconnector.BASE_URL}/locations/{given.ghl_location_id}"
-    version = leadconnector.VERSIONS["locations"]
-    return await _get(url, {"Authorization": f"Bearer {given.ghl_api_token}", "Version": version})
+    return await _get(url, {"Authorization": f"Bearer {given.ghl_api_token}", "Version": leadconnector.VERSION})
 
 
 async def _smtp(given: ProviderSettings) -> str | None:
