@@ -8,9 +8,17 @@ from typing import Any
 from projections import phones, tool_catalog
 from projections.tool_catalog import Faulty
 from workers.tool_call import Answered, Refusal
-from workers.tools.calendar import create_appointment, get_free_slots
 from workers.tools.call import ToolContext
-from workers.tools.contacts import create_contact, get_contact_by_phone, search_contacts
+from workers.tools.crm import (
+    create_appointment,
+    create_contact,
+    create_opportunity,
+    get_contact_by_phone,
+    get_free_slots,
+    get_location,
+    search_contacts,
+    update_opportunity_status,
+)
 from workers.tools.loans import (
     fetch_preapproved_offer,
     generate_sanction_letter,
@@ -18,9 +26,7 @@ from workers.tools.loans import (
     underwrite_loan,
     verify_kyc,
 )
-from workers.tools.location import get_location
 from workers.tools.messaging import send_email, send_sms
-from workers.tools.pipeline import create_opportunity, update_opportunity_status
 
 Run = Callable[[Any, ToolContext], Awaitable[Answered]]
 
