@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import cast
 
 from msgspec.structs import replace
@@ -43,26 +44,19 @@ async def assemble(work: Work, assistant: str, started: ReplyStarted | None) -> 
     return found
 
 
+@dataclass(frozen=True)
 class Team:
     """The assistants of one answer, by id, and the run's events so far, which its steps are added to."""
 
-    def __init__(
-        self,
-        work: Work,
-        model: Model,
-        assistants: Mapping[str, Assistant],
-        events: list[Body | UnknownEvent],
-        attempt: int,
-    ) -> None:
-        self.work = work
-        self.model = model
-        self.assistants = assistants
-        self.events = events
-        self.attempt = attempt
+    work: Work
+    model: Model
+    assistants: Mapping[str, Assistant]
+    events: list[Body | UnknownEvent]
+    attempt: int
 
     async def append(self, batch: Batch) -> None:
         await self.work.append_batch(batch, epoch=self.work.epoch)
-        self.events += [event.body for event in batch.events]
+        self.events.extend(event.body for event in batch.events)
 
     def has_begun(self, call_id: str) -> bool:
         """Whether an earlier attempt began this call and did not live to tell its result."""
