@@ -24,6 +24,7 @@ from edges.dialects.native_inputs import PATH, SCOPE, read, receipt
 from edges.errors import ApiError, guarded
 from edges.in_flight import IN_FLIGHT
 from edges.intake import MAX_KEY_LENGTH, write
+from edges.limits import headers_of, spend
 from edges.open_streams import STREAMS
 from eventstore.telemetry import REQUESTS
 
@@ -43,7 +44,7 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Entrance:
     """The protocols of a server's connections, for `loop.create_server` in place of the runner's own.
 
-    With a limit on requests they are aiohttp's from the beginning. To be closed between the drain and the runner.
+    To be closed between the drain and the runner.
     """
 
     def __init__(self, runner: web.AppRunner) -> None:
@@ -57,7 +58,7 @@ class Entrance:
         self._resting = asyncio.get_running_loop().call_later(REST_S, self._let_rest)
 
     def __call__(self) -> asyncio.Protocol:
-        return self.server() if self.app[QUOTA].requests else Connection(self)
+        return Connection(self)
 
     def close(self) -> None:
         """What is still being answered breaks off; the other connections are aiohttp's, to be shut down with it."""
@@ -65,20 +66,26 @@ class Entrance:
         for connection in tuple(self.connections):
             connection.leave()
 
-    async def take(self, headers: dict[bytes, bytes], body: bytes) -> bytes | None:
+    async def take(self, sent: dict[bytes, bytes], body: bytes) -> bytes | None:
         """Appends the events of a body; the answer, or None: nothing was written, and aiohttp's way must say why."""
-        app, key = self.app, headers.get(KEY)
-        if CREDENTIAL not in headers or (key is not None and not 0 < len(key) <= MAX_KEY_LENGTH):
+        app, key, limits = self.app, sent.get(KEY), {}
+        if CREDENTIAL not in sent or (key is not None and not 0 < len(key) <= MAX_KEY_LENGTH):
             return None
         try:
-            caller = await known(app, _text(headers[CREDENTIAL]))
+            caller = await known(app, _text(sent[CREDENTIAL]))
             if not caller.may(SCOPE) or app[STREAMS].draining:
                 return None
             given = read(await app[ORGANIZATIONS].require(caller.org), caller, body)
         except ApiError:
             return None
+        if app[QUOTA].requests:
+            budget = await spend(app, caller, "requests")
+            if not budget.allowed:
+                return None
+            limits = headers_of(app[QUOTA].window_s, "requests", budget)
         accepted = await write(app, caller, given, None if key is None else _text(key))
-        return _created(*receipt(given, accepted))
+        answer, headers = receipt(given, accepted)
+        return _created(answer, headers | limits)
 
     async def _ordinary(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         if self.failures and request.transport in self.failures:

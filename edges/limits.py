@@ -100,14 +100,19 @@ def headers_of(window_s: int, bucket: Bucket, budget: Budget) -> dict[str, str]:
 
 
 async def _spend(request: web.Request, caller: Caller, bucket: Bucket) -> Budget:
-    quota, limits = request.app[QUOTA], request.app[LIMITS]
-    limit = quota.requests if bucket == "requests" else quota.opens
-    try:
-        budget = await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
-    except WritesRefused:  # reads go on, and nothing that costs more can be started now
-        budget = Budget(True, limit, limit, quota.window_s)
+    budget = await spend(request.app, caller, bucket)
     request[BUDGET] = (bucket, budget)
     return budget
+
+
+async def spend(app: web.Application, caller: Caller, bucket: Bucket) -> Budget:
+    """Counts one; nothing is counted if it is not allowed."""
+    quota, limits = app[QUOTA], app[LIMITS]
+    limit = quota.requests if bucket == "requests" else quota.opens
+    try:
+        return await limits.spend(caller.org, bucket, caller.credential_id, limit, window_s=quota.window_s)
+    except WritesRefused:  # reads go on, and nothing that costs more can be started now
+        return Budget(True, limit, limit, quota.window_s)
 
 
 def _too_many(request: web.Request, bucket: Bucket, budget: Budget) -> ApiError:

@@ -164,11 +164,16 @@ async def test_a_revoked_key_and_a_process_that_drains_end_the_short_way(stack: 
         assert (await http.post(EVENTS, json=BODIES["one"], headers=key)).status_code == 401
 
 
-async def test_with_a_limit_on_requests_each_is_counted(redis_url: str) -> None:
+async def test_a_limit_on_requests_counts_each_once_on_both_ways(redis_url: str) -> None:
     async with stacked(redis_url, work=False, development=False, quota=Quota(requests=3)) as stack:
         key = await stack.key()
-        answer = await post(stack.url, key, BODIES["one"])
-        assert (answer.headers["RateLimit-Remaining"], went_short(answer)) == ("2", False)
+        bodies = [BODIES[name] for name in ("one", "no events", "one", "one")]
+        answers = [await post(stack.url, key, body) for body in bodies]
+        assert [answer.status_code for answer in answers] == [201, 422, 201, 429]
+        assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+        assert [went_short(answer) for answer in answers] == [True, False, True, False]
+        assert answers[0].headers["RateLimit-Policy"] == answers[3].headers["RateLimit-Policy"]
+        assert len(await stack.events(ACME)) == 2
 
 
 async def test_a_connection_stays_on_the_short_way_until_something_else_is_asked(stack: Stack) -> None:
