@@ -29,8 +29,18 @@ from edges.open_streams import STREAMS
 from eventstore.telemetry import REQUESTS
 
 FIRST_LINE = f"POST {PATH} HTTP/1.1\r\n".encode()
-CREDENTIAL, KEY = b"x-tenant-api-key", b"idempotency-key"
-SPECIAL = frozenset({b"authorization", b"origin", b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"})
+HOST, CREDENTIAL, KEY = b"host", b"x-tenant-api-key", b"idempotency-key"
+SPECIAL = frozenset(
+    {
+        b"authorization",
+        b"origin",
+        b"expect",
+        b"upgrade",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"sec-websocket-key1",
+    }
+)
 MAX_HEAD_BYTES = 8_190
 """aiohttp's limit for one header is ours for all of them."""
 MAX_BYTES, MAX_PIECES = 256 * 1024, 16
@@ -69,7 +79,7 @@ class Entrance:
     async def take(self, sent: dict[bytes, bytes], body: bytes) -> bytes | None:
         """Appends the events of a body; the answer, or None: nothing was written, and aiohttp's way must say why."""
         app, key, limits = self.app, sent.get(KEY), {}
-        if CREDENTIAL not in sent or (key is not None and not 0 < len(key) <= MAX_KEY_LENGTH):
+        if HOST not in sent or CREDENTIAL not in sent or (key is not None and not 0 < len(key) <= MAX_KEY_LENGTH):
             return None
         try:
             caller = await known(app, _text(sent[CREDENTIAL]))
@@ -165,7 +175,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if name in SPECIAL or name in self._headers or (name == b"connection" and value.lower() != b"keep-alive"):
             self._is_special = True
-        self._headers[name] = value
+        self._headers[name] = value.rstrip(b" \t")
 
     def on_body(self, body: bytes) -> None:
         self._body += body

@@ -15,6 +15,8 @@ import pytest
 
 from edges.app_keys import Quota
 from edges.bodies import MAX_BODY_BYTES
+from edges.express import MAX_PIECES
+from edges.in_flight import IN_FLIGHT
 from edges.open_streams import STREAMS
 from eventstore.schema import Recorded
 from tests.support.stack import ACME, DEMO, Stack, stacked
@@ -186,17 +188,18 @@ async def test_a_connection_stays_on_the_short_way_until_something_else_is_asked
         assert len(await stack.events(ACME)) == 4
 
 
-@pytest.mark.parametrize("pieces", [2, 5, 40])
+@pytest.mark.parametrize("pieces", [2, 5, 200])
 async def test_a_request_in_pieces_is_taken_once(stack: Stack, pieces: int) -> None:
     whole = request(await stack.key())
     step = -(-len(whole) // pieces)
     async with connected(stack.url) as (reader, writer):
-        for at in range(0, len(whole), step):
+        writer.write(whole[:40])
+        for at in range(40, len(whole), step):
             writer.write(whole[at : at + step])
             await writer.drain()
             await asyncio.sleep(0.002)  # else the kernel joins them
-        status, _, _ = await answer(reader)
-    assert status == 201
+        status, short, _ = await answer(reader)
+    assert (status, short) == (201, pieces < MAX_PIECES)
     assert len(await stack.events(ACME)) == 1
 
 
@@ -214,15 +217,45 @@ async def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(sta
             assert positions == [str(event.position) for event in (await stack.events(ACME))[-5:]]
 
 
+async def test_what_comes_while_an_answer_is_on_its_way_is_answered_after_it(redis_url: str) -> None:
+    async with (
+        TcpProxy(redis_url) as proxy,
+        stacked(redis_url, work=False) as stack,
+        stack.edge(proxy.url) as edge,
+        connected(edge.url) as (reader, writer),
+    ):
+        key = await stack.key()
+        proxy.delay_s = 0.2
+        writer.write(request(key))
+        while not edge.app[IN_FLIGHT].count:  # noqa: ASYNC110 - nothing tells when
+            await asyncio.sleep(0)
+        writer.write(request(key) + request(key))
+        assert [(await answer(reader))[:2] for _ in range(3)] == [(201, True), (201, False), (201, False)]
+        writer.write(request(key))
+        assert (await answer(reader))[:2] == (201, False)
+        assert len(await stack.events(ACME)) == 4
+
+
+@pytest.mark.parametrize("first", [1, 20, 48])
+async def test_what_comes_in_the_same_packet_is_not_lost(stack: Stack, first: int) -> None:
+    following = b"GET /health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
+    async with connected(stack.url) as (reader, writer):
+        writer.write(request(await stack.key()) + following[:first])
+        assert (await answer(reader))[:2] == (201, False)
+        writer.write(following[first:])
+        assert b" 200 " in await reader.readline()
+
+
 @pytest.mark.parametrize(
     "lines",
     [
         ("Content-Length: 7",),
         ("Transfer-Encoding: chunked",),
-        ("Connection: close",),
         ("Content-Encoding: gzip",),
         ("Idempotency-Key: ",),
-        ("Idempotency-Key: a", "Idempotency-Key: b"),
+        ("Sec-WebSocket-Key1: a",),
+        ("X-Encoded: \xe9",),
+        ("X-Tenant-API-Key: another",),
         (f"Idempotency-Key: {'a' * 256}",),
         (f"X-Long: {'a' * 9_000}",),
         ("Bad Name: x",),
@@ -236,10 +269,34 @@ async def test_what_a_parser_may_stumble_over_is_for_aiohttp(stack: Stack, lines
     for edge, org in zip(stack.edges, (ACME, DEMO), strict=True):
         async with connected(edge.url) as (reader, writer):
             writer.write(request(await stack.key(org=org), *lines))
-            writer.write_eof()
-            answers.append((await reader.read()).split(b"\r\n")[0])
+            answers.append(await reader.readline())
     assert answers[0] == answers[1]
+    assert answers[0].startswith(b"HTTP/1.")
     assert len(await stack.events(ACME)) == len(await stack.events(DEMO))
+
+
+async def test_blanks_around_a_value_are_not_part_of_it(stack: Stack) -> None:
+    key = await stack.key()
+    async with connected(stack.url) as (reader, writer):
+        positions = set()
+        for line in ("Idempotency-Key:one", "Idempotency-Key: \tone", "Idempotency-Key: one \t"):
+            writer.write(request(key, line))
+            status, short, body = await answer(reader)
+            assert (status, short) == (201, True)
+            positions.add(body["positions"][0])
+        assert len(positions) == 1
+
+
+async def test_a_connection_that_is_to_be_closed_is(stack: Stack) -> None:
+    async with connected(stack.url) as (reader, writer):
+        writer.write(request(await stack.key(), "Connection: close"))
+        assert b"\r\nConnection: close\r\n" in await reader.read()
+
+
+async def test_a_request_without_host_is_none(stack: Stack) -> None:
+    async with connected(stack.url) as (reader, writer):
+        writer.write(request(await stack.key()).replace(b"Host: edge\r\n", b""))
+        assert b" 400 " in await reader.readline()
 
 
 async def test_who_asks_nothing_for_a_while_is_handed_to_aiohttp(stack: Stack) -> None:
