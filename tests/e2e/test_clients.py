@@ -27,7 +27,7 @@ from eventstore.schema import Event, Position
 from tests.support.followers import BY_TICKET, KINDS, Follower, Subscription, missing
 from tests.support.listeners import until_listening
 from tests.support.product import Command, free_port, wait_until_serving
-from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.redis_servers import RedisServer, lasting_server
 from tests.support.stack import ACME, DEMO, Edge, Stack, said, stacked
 from tests.support.tcp_proxy import TcpProxy
 
@@ -205,12 +205,10 @@ class World:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    binary = fastest_binary()
-    assert binary is not None
-    redis, port = RedisServer(binary, tcp=True, appendonly=True).start(), free_port()
+    port = free_port()
     rotating = Pace(lifetime_s=LIFETIME_S)
     impatient = Pace(come_back_ms=(300, 600))
-    try:
+    with lasting_server() as redis:
         async with (
             stacked(redis.url, work=False, development=False, pace=rotating) as stack,
             stack.edge(development=False, pace=impatient, caps=Caps(process=ROOM)) as crowded,
@@ -221,8 +219,6 @@ async def world() -> AsyncIterator[World]:
             await made.serve()
             yield made
             await made.stop()
-    finally:
-        redis.stop()
 
 
 async def everything() -> dict[tuple[str, str], str]:

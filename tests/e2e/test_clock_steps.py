@@ -13,14 +13,13 @@ import pytest
 
 from eventstore import keys
 from eventstore.connection import Pipe, pool_for
-from eventstore.organizations import Organizations
 from eventstore.schema import OrgId, Position
-from tests.e2e.test_faults import Client
+from tests.e2e.test_faults import Client, organization_and_key
 from tests.support import false_clock
 from tests.support.false_clock import FalseClock
 from tests.support.invariants import assert_invariants
 from tests.support.product import Command, free_port, post_sms, twilio_sms, wait_until_serving
-from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.redis_servers import RedisServer, lasting_server
 from tests.support.streams import in_order, text_shown
 from tests.support.twilio_api import NUMBER, TwilioApi
 
@@ -45,13 +44,10 @@ class Stepped(NamedTuple):
 def stepped(tmp_path_factory: pytest.TempPathFactory, twilio_env: dict[str, str]) -> Iterator[Stepped]:
     if false_clock.library() is None:
         pytest.skip(false_clock.MISSING)
-    binary = fastest_binary()
-    assert binary is not None
     clock, port = FalseClock(tmp_path_factory.mktemp("clock")), free_port()
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
-        redis = RedisServer(binary, tcp=True, appendonly=True, env=clock.environment).start()
-        stack.callback(redis.stop)
+        redis = stack.enter_context(lasting_server(clock.environment))
         own = {"TRUNKLINE_REDIS_URL": redis.url, "TRUNKLINE_PUBLIC_BASE_URL": url, "TRUNKLINE_RATE_LIMIT": "40/15m"}
         env = {**twilio_env, **own, "TRUNKLINE_OFFLINE_DELAY_MS": "100", **clock.environment}
 
@@ -61,22 +57,12 @@ def stepped(tmp_path_factory: pytest.TempPathFactory, twilio_env: dict[str, str]
             workers.append(Command("worker", env=env))
             stack.callback(workers[-1].kill)
 
-        key = asyncio.run(organization_and_key(redis.url))
+        key = asyncio.run(organization_and_key(redis.url, NUMBER))
         edge = Command("edge", "--port", str(port), env=env)
         stack.callback(edge.kill)
         start_worker()
         wait_until_serving(url)
         yield Stepped(url, {"X-Tenant-API-Key": key}, redis, clock, workers, start_worker)
-
-
-async def organization_and_key(url: str) -> str:
-    pipe = Pipe(pool_for(url))
-    organizations = Organizations(pipe)
-    await organizations.ensure(ACME, "Acme")
-    await organizations.map_number(ACME, NUMBER)
-    key = await organizations.create_key(ACME)
-    await pipe.close()
-    return key
 
 
 @pytest.fixture(params=[-HOUR_S, HOUR_S], ids=["back", "on"])

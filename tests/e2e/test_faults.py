@@ -20,7 +20,7 @@ from httpx_sse import ServerSentEvent
 from eventstore.connection import Pipe, pool_for
 from eventstore.organizations import Organizations
 from tests.support.product import Command, Up, free_port, post_sms, twilio_sms, wait_until_serving
-from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.redis_servers import RedisServer, lasting_server
 from tests.support.streams import Event, events, follow, ids, in_order, text_shown, without_positions
 
 
@@ -60,11 +60,8 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Fleet]:
-    binary = fastest_binary()
-    assert binary is not None
-    redis = RedisServer(binary, tcp=True, appendonly=True).start()
     with ExitStack() as stack:
-        stack.callback(redis.stop)
+        redis = stack.enter_context(lasting_server())
         fleet = Fleet(redis, asyncio.run(organization_and_key(redis.url)))
         stack.callback(fleet.stop)
         yield fleet
@@ -76,10 +73,12 @@ def fleet(running: Fleet) -> Fleet:
     return running
 
 
-async def organization_and_key(url: str) -> str:
+async def organization_and_key(url: str, *numbers: str) -> str:
     pipe = Pipe(pool_for(url))
     organizations = Organizations(pipe)
     acme = await organizations.ensure("acme", "Acme")
+    for number in numbers:
+        await organizations.map_number(acme.id, number)
     key = await organizations.create_key(acme.id)
     await pipe.close()
     return key

@@ -18,11 +18,10 @@ import aiohttp
 import httpx
 import pytest
 
-from eventstore.connection import Pipe, pool_for
-from eventstore.organizations import Organizations
+from tests.e2e.test_faults import organization_and_key
 from tests.support.nginx import nginx
 from tests.support.product import Command, free_port, wait_until_serving
-from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.redis_servers import lasting_server
 from tests.support.streams import completed, events, follow, ids, in_order, text_shown, without_positions
 
 
@@ -35,13 +34,10 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """nginx, two edges, a worker whose model is slow, and a Redis."""
-    binary = fastest_binary()
-    assert binary is not None
     with ExitStack() as stack:
-        redis = RedisServer(binary, tcp=True).start()
-        stack.callback(redis.stop)
+        redis = stack.enter_context(lasting_server())
         env = {"TRUNKLINE_OFFLINE_DELAY_MS": "60", "TRUNKLINE_REDIS_URL": redis.url}
-        key = asyncio.run(new_key(redis.url))
+        key = asyncio.run(organization_and_key(redis.url))
         ports = [free_port(), free_port()]
         edges = {f"http://127.0.0.1:{port}": Command("edge", "--port", str(port), env=env) for port in ports}
         for process in (*edges.values(), Command("worker", env=env)):
@@ -50,14 +46,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             wait_until_serving(edge)
         url = stack.enter_context(nginx(tmp_path_factory.mktemp("nginx"), ports))
         yield Site(url, {"X-Tenant-API-Key": key}, edges)
-
-
-async def new_key(redis_url: str) -> str:
-    pipe = Pipe(pool_for(redis_url))
-    organizations = Organizations(pipe)
-    key = await organizations.create_key((await organizations.ensure("acme", "Acme")).id)
-    await pipe.close()
-    return key
 
 
 def ask(site: Site, conversation: str) -> None:

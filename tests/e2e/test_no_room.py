@@ -16,7 +16,7 @@ from eventstore.schema import ORIGIN
 from tests.e2e.test_faults import organization_and_key
 from tests.support.invariants import assert_invariants
 from tests.support.product import Command, free_port, wait_until_serving
-from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.redis_servers import lasting_server
 from tests.support.stack import ACME
 from tests.support.stream_client import StreamClient
 
@@ -42,13 +42,10 @@ class Product(NamedTuple):
 
 @pytest.fixture
 async def product() -> AsyncIterator[Product]:
-    binary = fastest_binary()
-    assert binary is not None
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as stack:
-        redis = RedisServer(binary, tcp=True, appendonly=True).start()
-        stack.callback(redis.stop)
+        redis = stack.enter_context(lasting_server())
         headers = {"X-Tenant-API-Key": await organization_and_key(redis.url)}
         env = {"TRUNKLINE_REDIS_URL": redis.url, "TRUNKLINE_MAX_EVENTS": str(CAP)}
         for command in (Command("edge", "--port", str(port), env=env), Command("worker", env=env)):

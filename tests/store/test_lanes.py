@@ -58,6 +58,15 @@ async def finish(store: Store, lane: Taken, *events: Event) -> Outcome:
     return await store.append(*events, held=lane.held, disposal=FINISH)
 
 
+async def is_gone(store: Store, lane: str) -> None:
+    record, queue = store.keys.lane(lane)
+    state = await store.state()
+    assert record not in state
+    assert queue not in state
+    assert state[store.keys.work] == []
+    assert state[store.keys.work + " pending"] == []
+
+
 # Doorbells
 
 
@@ -186,12 +195,7 @@ async def test_a_finished_lane_leaves_no_keys(store: Store) -> None:
     await store.write(fact(lane="l"))
     await ring(store)
     await finish(store, await take(store))
-    record, queue = store.keys.lane("l")
-    state = await store.state()
-    assert record not in state
-    assert queue not in state
-    assert state[store.keys.work] == []
-    assert state[store.keys.work + " pending"] == []
+    await is_gone(store, "l")
 
 
 async def test_what_a_handler_puts_on_its_own_lane_comes_next(store: Store) -> None:
@@ -245,12 +249,7 @@ async def test_a_lane_whose_last_item_leaves_nothing_leaves_no_keys(store: Store
     await store.write(fact(lane="l"))
     bell = await ring(store)
     assert await store.lanes().finish(ACME, (await take(store, doorbell=bell.entry)).held) is None
-    record, queue = store.keys.lane("l")
-    state = await store.state()
-    assert record not in state
-    assert queue not in state
-    assert state[store.keys.work] == []
-    assert state[store.keys.work + " pending"] == []
+    await is_gone(store, "l")
 
 
 async def test_nothing_is_finished_without_the_lane_and_its_item(store: Store) -> None:

@@ -131,11 +131,12 @@ class Up(Command):
 
 def wait_until_serving(url: str, path: str = "/health/ready") -> None:
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            if httpx.get(url + path, timeout=2).status_code == 200:
-                return
-        time.sleep(0.05)
+    with httpx.Client(timeout=2) as client:
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if client.get(url + path).status_code == 200:
+                    return
+            time.sleep(0.05)
     raise AssertionError(f"{url}{path} was not green within {START_S} s")
 
 

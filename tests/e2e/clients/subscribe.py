@@ -5,6 +5,7 @@ usage: python subscribe.py CLIENT '[{"stream": NAME, "url": URL, "headers": {…
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -112,26 +113,25 @@ def tell(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def chromium(wanted: list[Subscription]) -> None:
-    from playwright.sync_api import sync_playwright
+async def chromium(wanted: list[Subscription]) -> None:
+    from playwright.async_api import async_playwright
 
     arguments = ["--disable-gpu", "--disable-web-security", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-        page = browser.new_page()
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        page = await browser.new_page()
         page.on("console", lambda message: print(message.text, flush=True) if message.text.startswith("{") else None)
-        page.goto(wanted[0]["url"].partition("/v1/")[0] + "/health/live")
-        page.evaluate(PAGE, wanted)
-        while not over.is_set():
-            page.wait_for_timeout(100)
-        browser.close()
+        await page.goto(wanted[0]["url"].partition("/v1/")[0] + "/health/live")
+        await page.evaluate(PAGE, wanted)
+        await over.wait()
+        await browser.close()
 
 
 def main(client: str, wanted: list[Subscription]) -> None:
     if client == "chromium":
-        return chromium(wanted)
+        return asyncio.run(chromium(wanted))
     connect = {"httpx-sse": httpx_sse, "curl": curl}[client]
     followers = [threading.Thread(target=follow, args=(connect, each)) for each in wanted]
     for follower in followers:
