@@ -31,7 +31,6 @@ from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
-from eventstore.organizations import conversation_id
 from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
 
 ANSWER_GRACE_S = 7.0
@@ -119,8 +118,7 @@ async def begin(request: web.Request, caller: Caller, wanted: RunRequest) -> Acc
     if wanted.address is None:
         event = Event(body, caller.actor, lane=f"tool:{uuid4().hex}")
     else:
-        organization = await request.app[ORGANIZATIONS].require(caller.org)
-        conversation = conversation_id(organization.pepper, wanted.address)
+        conversation = await request.app[ORGANIZATIONS].conversation(caller.org, wanted.address)
         addresses[conversation] = wanted.address
         event = Event(body, "customer", conversation, lane=conversation)
     key, ttl_ms = wanted.key or client_key(request), IDEMPOTENCY_TTL_MS

@@ -15,7 +15,6 @@ from edges.runs import outcome
 from eventstore import codec
 from eventstore.append import Append
 from eventstore.events.sessions import SessionCreated, SessionFailed, SessionRefreshed, SessionRequested
-from eventstore.organizations import conversation_id
 from eventstore.schema import Body, ConversationId, Event, Position, UnknownEvent
 from projections import sessions
 from projections.sessions import SESSIONS, Session
@@ -67,8 +66,7 @@ def may_see(caller: Caller, user: str) -> bool:
 
 async def owner_of(request: web.Request, caller: Caller, user: str) -> ConversationId:
     """The conversation that a user's sessions are facts of."""
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    return conversation_id(organization.pepper, _address(user))
+    return await request.app[ORGANIZATIONS].conversation(caller.org, _address(user))
 
 
 def _address(user: str) -> str:

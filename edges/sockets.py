@@ -25,7 +25,6 @@ from edges.runs import RunRequest, begin, ends_run, event_at, plan_for
 from edges.subscriptions import Format
 from edges.websocket import Socket, opened, upgrades
 from edges.wire import WEBSOCKET, Frame
-from eventstore.organizations import conversation_id
 from eventstore.schema import Position
 
 MAX_WAITING = 32
@@ -67,8 +66,7 @@ async def converse(request: web.Request, caller: Caller, surface: Surface) -> we
 async def _missed(request: web.Request, caller: Caller, surface: Surface, start: Start) -> list[Turn]:
     """Runs are answered one after the other, so a position inside one of them says what was seen of all."""
     log = request.app[LOG]
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    conversation = conversation_id(organization.pepper, surface.address)
+    conversation = await request.app[ORGANIZATIONS].conversation(caller.org, surface.address)
     event, turns, since = await event_at(log, caller.org, start.position), [], start.position
     if event is not None and event.conversation == conversation:
         since = event.run

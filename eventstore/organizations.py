@@ -130,6 +130,10 @@ class Organizations:
             raise StoreError(f"there is no organization {org!r}, though something of this store belongs to it")
         return found
 
+    async def conversation(self, org: OrgId, address: str) -> ConversationId:
+        """The id of an organization's conversation with an address."""
+        return conversation_id((await self.require(org)).pepper, address)
+
     async def list(self) -> Sequence[Organization]:
         slugs = sorted(slug.decode() for slug in await self._pipe.call("SMEMBERS", keys.ORGANIZATIONS))
         found = [await self.get(OrgId(slug)) for slug in slugs]

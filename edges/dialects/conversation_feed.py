@@ -30,7 +30,6 @@ from eventstore.events.control import ControlReleased, ControlTaken
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyDelta, ReplyRestarted, ReplyStarted
 from eventstore.events.sms import SmsFailed, SmsRequested, SmsSent, SmsStatusChanged, SmsUncertain
-from eventstore.organizations import conversation_id
 from eventstore.schema import OrgId, Position, Recorded
 from projections import conversation_snapshot, phones
 from projections.conversation_snapshot import Snapshot
@@ -125,8 +124,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     caller = await require(request, "events:read", "control:write")
     lead = request.match_info["leadId"]
     phone = await phone_of(request, caller.org, request.query.get("phoneNumber"), lead)
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    conversation = conversation_id(organization.pepper, phones.address(phone))
+    conversation = await request.app[ORGANIZATIONS].conversation(caller.org, phones.address(phone))
     log, wanted = request.app[LOG], resume.requested(request)
     wants = Filter(conversation)
     start = await resume.start(log, caller.org, wanted, wants.indexed(caller.org))

@@ -21,7 +21,6 @@ from edges.limits import admit
 from eventstore import codec
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted
-from eventstore.organizations import conversation_id
 from eventstore.schema import Recorded
 from projections.projection import timestamp
 from projections.sessions import SESSIONS, Session, latest
@@ -76,8 +75,7 @@ async def _read(request: web.Request) -> tuple[Session, list[Said]]:
     name = request.match_info["thread"]
     if (session := await sessions.shown(request, caller, name)) is None:
         raise ApiError(404, "THREAD_NOT_FOUND", f"there is no thread {name[:80]!r}")
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    conversation = conversation_id(organization.pepper, f"health:{session.id}")
+    conversation = await request.app[ORGANIZATIONS].conversation(caller.org, f"health:{session.id}")
     events = await request.app[LOG].read_conversation(caller.org, conversation)
     return session, [said for event in events if (said := _said(event)) is not None]
 

@@ -18,7 +18,6 @@ from edges.runs import run_headers
 from edges.telephony import phone_of
 from eventstore.append import Control
 from eventstore.events.calls import CallRequested
-from eventstore.organizations import conversation_id
 from eventstore.schema import Event
 from projections import phones
 
@@ -45,9 +44,8 @@ async def call(request: web.Request) -> web.Response:
         raise ApiError(403, "FORBIDDEN", "a user's token needs the scope control:write: it could ring any number")
     await charge(request, caller)
     phone = await phone_of(request, caller.org, parsed.model.phoneNumber, parsed.model.leadId)
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
     address = phones.address(phone)
-    conversation = conversation_id(organization.pepper, address)
+    conversation = await request.app[ORGANIZATIONS].conversation(caller.org, address)
     epoch = (await request.app[LOG].control(caller.org, conversation)).epoch
     body = CallRequested(call_id=uuid4().hex, epoch=epoch, lead=parsed.model.leadId, to=phone)
     event = Event(body, caller.actor, conversation, lane=f"call:{conversation}")

@@ -37,7 +37,6 @@ from eventstore.events.replies import (
     ReplyStarted,
 )
 from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
-from eventstore.organizations import conversation_id
 from eventstore.schema import Position, Recorded
 from projections import assistants, callback_urls
 from projections.projection import timestamp
@@ -177,8 +176,7 @@ async def _before_position(
 ) -> list[Shown]:
     """An agent's one answer to several messages is an event of each of their runs, and shown once."""
     log = request.app[LOG]
-    organization = await request.app[ORGANIZATIONS].require(caller.org)
-    conversation = conversation_id(organization.pepper, address)
+    conversation = await request.app[ORGANIZATIONS].conversation(caller.org, address)
     found: dict[str, Shown] = {}
     while len(found) < limit and (page := await log.read_conversation_back(caller.org, conversation, before)):
         for message in filter(None, map(shown, reversed(page))):
