@@ -1,7 +1,7 @@
 """Resume: what it costs to come back, and whether the number of organizations makes anybody's events dearer.
 
 1. One client, 10,000 events behind in an organization of 200,000, whose conversation has 200 of them (all behind it),
-   tokens included: from its request to its last event.
+   180 tokens and some fifty events of others between each two: from its request to its last event.
 2. A thousand clients that come back in the same second, each to a conversation of its own: until the last has its last
    event.
 3. The edge's CPU time per frame with 100 and with 10,000 organizations that each have a subscriber.
@@ -18,7 +18,7 @@ import socket
 import statistics
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import jwt
 
@@ -37,7 +37,8 @@ CONVERSATIONS, RUNS, RUN = 1_000, 20, 10
 """Every conversation has so many runs of so many events: a question, tokens, and the answer's end."""
 BEHIND = CONVERSATIONS * RUN
 LONG, LONG_RUN, LONG_RUNS = ConversationId("conv_long"), 20, 10
-"""It all happens while the last runs of the others do."""
+"""It all happens while the last runs of the others do: one event of its own for every `BETWEEN` of theirs."""
+BETWEEN = CONVERSATIONS * RUN // (LONG_RUN * LONG_RUNS)
 BENCH = OrgId("bench")
 RESUMES, STORMS = 30, 3
 ORGANIZATIONS = (100, 10_000)
@@ -139,22 +140,40 @@ async def _filled(port: int, runs: int) -> Position:
     pipe = Pipe(pool_for(f"redis://127.0.0.1:{port}"), [APPEND])
     log, everybody = Log(pipe), [_conversation(i) for i in range(CONVERSATIONS)]
     behind = Position(0, 0)
-    for turn in range(runs):
-        if turn == runs - 1:
-            behind = (await log.bounds(BENCH)).clock
-            for _ in range(LONG_RUNS):
-                await _run(log, [LONG], LONG_RUN)
-        await _run(log, everybody, RUN)
+    for _ in range(runs - 1):
+        await _end(_run(log, everybody, RUN, CONVERSATIONS))
+    behind = (await log.bounds(BENCH)).clock
+    own = _runs_of_the_long_one(log)
+    async for _ in _run(log, everybody, RUN, BETWEEN):
+        await anext(own)
     await pipe.close()
     return behind
 
 
-async def _run(log: Log, conversations: Sequence[ConversationId], length: int) -> None:
-    """One run in each conversation, side by side."""
-    asked = await _append(log, [_fact(conversation) for conversation in conversations])
-    for index in range(length - 2):
-        await _append(log, [_delta(*each, index) for each in zip(conversations, asked, strict=True)])
-    await _append(log, [_fact(*each) for each in zip(conversations, asked, strict=True)])
+async def _end(writing: AsyncIterator[None]) -> None:
+    async for _ in writing:
+        pass
+
+
+async def _runs_of_the_long_one(log: Log) -> AsyncIterator[None]:
+    for _ in range(LONG_RUNS):
+        async for _ in _run(log, [LONG], LONG_RUN, 1):
+            yield
+
+
+async def _run(log: Log, conversations: Sequence[ConversationId], length: int, at_once: int) -> AsyncIterator[None]:
+    """One run in each conversation, side by side; stops after each append."""
+    asked = list[Position]()
+    for step in range(length):
+        for first in range(0, len(conversations), at_once):
+            some, of = conversations[first : first + at_once], asked[first : first + at_once]
+            if step == 0:
+                asked += await _append(log, [_fact(conversation) for conversation in some])
+            elif step < length - 1:
+                await _append(log, [_delta(*each, step) for each in zip(some, of, strict=True)])
+            else:
+                await _append(log, [_fact(*each) for each in zip(some, of, strict=True)])
+            yield
 
 
 async def _append(log: Log, events: Sequence[Event]) -> list[Position]:
