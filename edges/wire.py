@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 SSE_TYPE = "text/event-stream; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
 
@@ -14,7 +16,7 @@ STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering"
 """So that nothing on the way keeps a stream, or waits for more of it."""
 
 
-class Frame(NamedTuple):
+class Frame(msgspec.Struct, frozen=True):
     """One unit of a dialect: a JSON object, with a name where the dialect names its events."""
 
     data: bytes

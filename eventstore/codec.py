@@ -152,13 +152,14 @@ def deltas(org: OrgId, run: bytes, first: bytes, *packed: bytes) -> list[Recorde
     """Deltas of one run as its index has them: position, data, personal data, and whence they come, unless that is
     what the run's `first` says too."""
     usual, events = _source(*first.split(b"\0")[3:]), []
+    of_run = _position(run) if run else None
     for each in packed:
         entry_id, data, personal, *other = each.split(b"\0")
         stored_type, schema, conversation, cause, actor = _source(*other) if other else usual
         position = Position.of(entry_id)
         events.append(
             Recorded(
-                position, org, stored_type, actor, _position(run) if run else position, cause, conversation,
+                position, org, stored_type, actor, of_run or position, cause, conversation,
                 None, None, data, personal, b"", schema,
             )
         )  # fmt: skip

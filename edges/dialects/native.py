@@ -51,12 +51,6 @@ def _second(at_s: int) -> bytes:
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
-@lru_cache(maxsize=16)
-def _time(at_ms: int) -> bytes:
-    second, ms = divmod(at_ms, 1_000)
-    return b'"at":"%b.%03dZ",' % (_second(second), ms)
-
-
 def event_json(event: Recorded) -> bytes:
     """The event as clients see it: the envelope around the stored data, which is not decoded."""
     ms, seq = event.position
@@ -64,9 +58,9 @@ def event_json(event: Recorded) -> bytes:
     if event.number is not None:
         number = b'"number":%d,' % event.number
         version = b'"version":null,' if event.version is None else b'"version":%d,' % event.version
-    return b'{"id":"%d-%d",%b%b%b%b%b"data":%b}' % (
+    return b'{"id":"%d-%d",%b%b%b%b"at":"%b.%03dZ","data":%b}' % (
         ms, seq, number, _place(event.type, event.organization, event.conversation), version,
-        _origin(event.actor, event.run, event.cause), _time(ms), codec.shown(event),
+        _origin(event.actor, event.run, event.cause), _second(ms // 1_000), ms % 1_000, codec.shown(event),
     )  # fmt: skip
 
 
