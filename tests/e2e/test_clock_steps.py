@@ -76,8 +76,8 @@ def ask(fleet: Stepped, conversation: str, key: str = "") -> httpx.Response:
     return httpx.post(f"{fleet.url}/v1/events", json={"events": [event]}, headers=headers)
 
 
-def stream_of(fleet: Stepped, conversation: str, until: str = "reply.completed") -> Client:
-    return Client(f"{fleet.url}/v1/events/stream?conversation={conversation}&after=0", fleet.headers, until)
+def stream_of(fleet: Stepped, conversation: str, until: str = "reply.completed", after: str = "0") -> Client:
+    return Client(f"{fleet.url}/v1/events/stream?conversation={conversation}&after={after}", fleet.headers, until)
 
 
 def test_a_streamed_answer_goes_on_and_positions_keep_rising(stepped: Stepped, step_s: int) -> None:
@@ -122,9 +122,10 @@ def test_texts_are_answered_and_what_failed_is_tried_again_in_time(
         client.wait_for(1)
     stepped.clock.step(step_s)
     post_sms(stepped.url, twilio_sms("And on Sundays?", sid=f"SM{uuid4().hex}", sender=number))
-    types = [event["type"] for event in client.result(SOON_S)]
-    assert types.count("sms.started") == 1
-    assert len(twilio_api.sent_to(number)) == 1
+    first = client.result(SOON_S)
+    second = stream_of(stepped, f"tel:%2B{number[1:]}", until="sms.sent", after=first[-1]["id"]).result(SOON_S)
+    assert [[event["type"] for event in each].count("sms.started") for each in (first, second)] == [1, 1]
+    assert len(twilio_api.sent_to(number)) == 2
 
 
 def test_budgets_are_there_again_after_their_window(stepped: Stepped) -> None:
