@@ -31,7 +31,7 @@ from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted
 from eventstore.events.tools import ToolRequested
 from eventstore.log import Log
-from eventstore.schema import Body, ConversationId, Event, OrgId, Position, Recorded, UnknownEvent
+from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded
 
 ANSWER_GRACE_S = 7.0
 """How much longer than a run's own deadline an edge waits for the event that says so."""
@@ -99,9 +99,10 @@ async def show(
 async def accept_message(request: web.Request, caller: Caller, wanted: RunRequest) -> web.Response:
     """Begins the run without showing it: 202. A repeated request is answered with the id of the first one's message."""
     accepted = await begin(request, caller, wanted)
-    body: Body | UnknownEvent = wanted.body
-    if accepted.replayed and (recorded := await request.app[LOG].at(caller.org, accepted.run)) is not None:
-        body = codec.decode(recorded)
+    body: object = wanted.body
+    if accepted.replayed:
+        recorded = await request.app[LOG].at(caller.org, accepted.run)
+        body = codec.decode(recorded) if recorded is not None else None
     message_id = body.message_id if isinstance(body, MessageReceived) else None
     answer = {"message_id": message_id, "run_id": str(accepted.run), "status": "accepted"}
     return web.json_response(answer, status=202, headers={**accepted.headers, **run_headers(accepted.run)})
