@@ -6,7 +6,7 @@ from eventstore.append import Idempotency, fingerprint
 from eventstore.schema import ConversationId, OrgId
 from projections import control, conversations
 from projections.control import Release, Released
-from projections.conversations import CONVERSATIONS, Conversation
+from projections.conversations import CONVERSATIONS
 from workers.work import Services
 
 AT_ONCE = 200
@@ -31,7 +31,7 @@ async def _release(
 ) -> bool:
     version = await services.log.version(org, conversation)
     document = await (await services.engine.level(org, CONVERSATIONS)).get(conversation)
-    if document is None or not _is_idle(document, before_ms):
+    if document is None or not document.control.holder or document.control.active_ms > before_ms:
         return False
     release = Release(document.control.holder, document.control.agent_name, "idle")
     once = fingerprint("timer", "idle-agents", str(planned_ms), conversation)
@@ -39,7 +39,3 @@ async def _release(
         services.log, org, conversation, release, expected=version, idempotency=Idempotency(once, fingerprint(once))
     )
     return isinstance(outcome, Released)
-
-
-def _is_idle(document: Conversation, before_ms: int) -> bool:
-    return bool(document.control.holder) and document.control.active_ms <= before_ms

@@ -8,16 +8,12 @@ from workers.timers import Job
 from workers.work import Services
 
 
-async def _session_ends(services: Services, org: OrgId) -> int | None:
-    return await session_expiry.due(services.engine, org)
-
-
 async def _end_sessions(services: Services, org: OrgId, planned_ms: int) -> int:
     return await session_expiry.end_expired(services.log, services.engine, org, planned_ms / 1_000)
 
 
 JOBS: tuple[Job, ...] = (
     Job("idle-agents", 10, idle_agents.due, idle_agents.release_idle),
-    Job("session-expiry", 60, _session_ends, _end_sessions),
+    Job("session-expiry", 60, session_expiry.due, _end_sessions),
     Job("silent-calls", 300, silent_calls.due, silent_calls.end_silent),
 )

@@ -8,6 +8,7 @@ from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId
 from projections.engine import Engine
 from projections.sessions import SESSIONS, Session, next_to_end, run_out
+from workers.work import Services
 
 GRACE_S = 60
 """A refresh that was asked for in time may still be on its way."""
@@ -15,9 +16,9 @@ AT_ONCE = 200
 ACTOR = "system:sessions"
 
 
-async def due(engine: Engine, org: OrgId) -> int | None:
+async def due(services: Services, org: OrgId) -> int | None:
     """When the session that ends first is to be ended, in ms."""
-    first = await next_to_end(await engine.level(org, SESSIONS))
+    first = await next_to_end(await services.engine.level(org, SESSIONS))
     return (first.expires_at + GRACE_S) * 1_000 if first is not None else None
 
 
