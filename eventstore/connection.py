@@ -32,6 +32,7 @@ CONNECT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": CONNECT_TIMEOUT_S,
     "driver_info": None,
 }
+SECOND_LOOK_S = 0.01
 MAX_IN_FLIGHT = 100_000
 FLUSH_AT = 8
 """So many commands leave before the tick is over: Redis works while this process prepares the next ones."""
@@ -251,13 +252,16 @@ class Pipe:
         transport.set_protocol(self._replies)
         self._watch()
 
-    def _watch(self) -> None:
+    def _watch(self, was_silent: bool = False) -> None:
+        """A process that stood still has not read yet what has come: only a second look counts."""
         assert self._replies is not None
         loop = asyncio.get_running_loop()
-        if self._replies.waiting and loop.time() - self._replies.heard_at > self._timeout_s:
+        silent = bool(self._replies.waiting) and loop.time() - self._replies.heard_at > self._timeout_s
+        if silent and was_silent:
             self._drop(f"Redis has not answered for {self._timeout_s} s")
         else:
-            self._watchdog = loop.call_later(self._timeout_s / 4, self._watch)
+            pause_s = SECOND_LOOK_S if silent else self._timeout_s / 4
+            self._watchdog = loop.call_later(pause_s, self._watch, silent)
 
     def _lost(self, replies: _Replies, reason: str) -> None:
         if self._replies is replies:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from eventstore.append import APPEND, FINISH, Append
 from eventstore.connection import Pipe, pool_for
@@ -178,6 +180,21 @@ async def test_a_server_that_hangs_is_given_up_after_the_timeout(own_server: Red
                 await pipe.call("PING")
         own_server.resume()
         assert await pipe.call("PING") == b"PONG"
+
+
+def test_a_process_that_stood_still_does_not_blame_the_server(redis_url: str) -> None:
+    """uvloop looks at its timers before it reads."""
+
+    async def stand_still() -> None:
+        async with pipe_to(redis_url, timeout_s=0.1) as pipe:
+            await pipe.call("PING")
+            call = asyncio.ensure_future(pipe.call("ECHO", "read later"))
+            await asyncio.sleep(0)
+            time.sleep(0.3)  # noqa: ASYNC251 - as a thousand requests at once do
+            assert await call == b"read later"
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(stand_still())
 
 
 async def test_acknowledged_appends_survive_kill_9(own_server: RedisServer) -> None:
