@@ -43,9 +43,9 @@ class Opportunity(msgspec.Struct, frozen=True, omit_defaults=True, tag="opportun
     """The times are those of the events that created and last changed it."""
 
     id: str
-    contact: str
-    pipeline: str
-    stage: str
+    contact_id: str
+    pipeline_id: str
+    pipeline_stage_id: str
     name: str
     created_at: str
     updated_at: str
@@ -80,9 +80,9 @@ def evolve(document: Document | None, event: Fact) -> Document | None:
 def _created(body: OpportunityCreated, at: str) -> Opportunity:
     return Opportunity(
         id=body.opportunity_id,
-        contact=body.contact_id,
-        pipeline=body.pipeline_id,
-        stage=body.stage_id,
+        contact_id=body.contact_id,
+        pipeline_id=body.pipeline_id,
+        pipeline_stage_id=body.stage_id,
         name=body.name,
         created_at=at,
         updated_at=at,
@@ -101,7 +101,7 @@ def terms(document: Document) -> set[str]:
     return {"pipeline"} if isinstance(document, Pipeline) else set()
 
 
-OPPORTUNITIES: Projection[Document] = Projection("opportunities", 2, Document, touches, evolve, terms)
+OPPORTUNITIES: Projection[Document] = Projection("opportunities", 3, Document, touches, evolve, terms)
 
 
 async def pipeline(model: ReadModel[Document], pipeline_id: str | None) -> Pipeline | None:

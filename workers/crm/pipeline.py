@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import asdict
+
 from eventstore.append import Append, Appended, Duplicate, Idempotency, fingerprint
 from eventstore.errors import StoreError
 from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged
@@ -57,7 +59,7 @@ class EmbeddedPipelines:
         found = await opportunities.by_id(await self._level(org), opportunity_id)
         if found is None:
             raise Refusal("NOT_FOUND", "Opportunity not found", 404)
-        return _shown(found)
+        return Opportunity(**asdict(found))
 
     async def _level(self, org: OrgId) -> ReadModel[opportunities.Document]:
         return await self._engine.level(org, OPPORTUNITIES)
@@ -68,18 +70,3 @@ def _stage(pipeline: Pipeline, stage: str | None) -> str:
     if stage is not None and stage not in known:
         raise Refusal("NOT_FOUND", f"The pipeline {pipeline.name!r} has no stage {stage!r}: {', '.join(known)}", 404)
     return stage or known[0]
-
-
-def _shown(found: opportunities.Opportunity) -> Opportunity:
-    return Opportunity(
-        id=found.id,
-        name=found.name,
-        contact_id=found.contact,
-        pipeline_id=found.pipeline,
-        pipeline_stage_id=found.stage,
-        status=found.status,
-        monetary_value=found.monetary_value,
-        lost_reason=found.lost_reason,
-        created_at=found.created_at,
-        updated_at=found.updated_at,
-    )
