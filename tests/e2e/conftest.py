@@ -62,6 +62,7 @@ def product(tmp_path_factory: pytest.TempPathFactory, twilio_env: dict[str, str]
     up = Up(tmp_path_factory.mktemp("up") / "data", env=twilio_env)
     yield up
     assert up.stop() == 0, up.stderr
+    assert up.stdout == "", "after its one line"
 
 
 @pytest.fixture

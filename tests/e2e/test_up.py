@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,22 @@ from typer.testing import CliRunner
 from tests.support.product import Command, Up, environment, free_port, post_sms, twilio_sms, wait_until_serving
 from trunkline.cli import application
 
+METRICS_PORT = free_port()
 
-def test_one_line_of_json_and_a_clean_end(data_dir: Path) -> None:
-    up = Up(data_dir)
-    assert set(up.facts) == {"url", "organization", "api_key", "console", "redis_url"}
-    assert httpx.get(f"{up.url}/api/health").json()["status"] == "ok"
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """As on a server, where it is reached from outside and observed."""
+    env = {"TRUNKLINE_PUBLIC_BASE_URL": "https://acme.example"}
+    up = Up(tmp_path_factory.mktemp("deployed") / "data", "--metrics-port", str(METRICS_PORT), env=env)
+    yield up
     assert up.stop() == 0, up.stderr
-    assert up.stdout == ""
+
+
+def test_one_line_of_json_says_what_is_needed(product: Up) -> None:
+    """Its end is that of the fixture: clean, and without another line."""
+    assert set(product.facts) == {"url", "organization", "api_key", "console", "redis_url"}
+    assert httpx.get(f"{product.url}/api/health").json()["status"] == "ok"
 
 
 def test_the_same_directory_gives_the_same_organization_key_and_data(data_dir: Path) -> None:
@@ -73,15 +82,13 @@ def test_an_unreachable_redis_is_refused_in_one_line(data_dir: Path) -> None:
     assert "hidden" not in up.stderr
 
 
-def test_the_workers_metrics_are_shown_on_a_port_of_their_own(data_dir: Path) -> None:
+def test_the_workers_metrics_are_shown_on_a_port_of_their_own(deployed: Up) -> None:
     """What waits for a person is counted by workers: an edge's gauge of it stays at 0."""
-    port = free_port()
-    up = Up(data_dir, "--metrics-port", str(port))
-    httpx.post(f"{up.url}/api/ai/get_location").raise_for_status()
-    shown = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    key = {"X-Tenant-API-Key": deployed.facts["api_key"]}
+    httpx.post(f"{deployed.url}/api/ai/get_location", headers=key).raise_for_status()
+    shown = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text
     assert 'trunkline_work_items_total{handler="tool.requested",outcome="done"} 1.0' in shown
     assert "trunkline_parked_lanes 0.0" in shown
-    assert up.stop() == 0, up.stderr
 
 
 def test_nothing_is_left_running_when_up_is_killed(data_dir: Path) -> None:
@@ -184,12 +191,8 @@ def test_an_organization_is_given_its_own_access_to_vendors_by_command(product: 
     assert (product.data_dir / "secret_key").stat().st_mode & 0o777 == 0o600
 
 
-def test_without_a_secret_key_nothing_is_entrusted_to_the_store(data_dir: Path) -> None:
-    up = Up(data_dir, env={"TRUNKLINE_PUBLIC_BASE_URL": "https://acme.example"})
-    try:
-        refused = Command("org", "set", "demo", "OPENAI_API_KEY=sk-1", "--redis-url", up.facts["redis_url"])
-        assert refused.wait() == 2
-        assert "TRUNKLINE_SECRET_KEY" in refused.stderr
-        assert len(refused.stderr.strip().splitlines()) == 1
-    finally:
-        assert up.stop() == 0, up.stderr
+def test_without_a_secret_key_nothing_is_entrusted_to_the_store(deployed: Up) -> None:
+    refused = Command("org", "set", "demo", "OPENAI_API_KEY=sk-1", "--redis-url", deployed.facts["redis_url"])
+    assert refused.wait() == 2
+    assert "TRUNKLINE_SECRET_KEY" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
