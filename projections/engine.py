@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from eventstore.errors import StoreError
 from eventstore.read_models import Change, Checkpoint, Generation, ReadModels, member
@@ -62,6 +64,16 @@ class ReadModel(Generic[D]):
         return await self._store.count(self.generation, prefix)
 
 
+class _Turns:
+    """Of all in this process who want one read model level, one folds the log, and it is level for the others too.
+    `done` is the latest turn that came to its end, `live` what it brought level."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.begun = self.done = 0
+        self.live: Generation | None = None
+
+
 class Engine:
     """Any number of processes may level and rebuild the same read model at any time: each step compares the
     checkpoint it began from, and whoever loses reads on from where the winner got to.
@@ -70,18 +82,29 @@ class Engine:
     def __init__(self, facts: FactReader, store: ReadModels) -> None:
         self._facts = facts
         self._store = store
+        self._turns: WeakValueDictionary[tuple[OrgId, str, int], _Turns] = WeakValueDictionary()
 
     async def level(self, org: OrgId, projection: Projection[D]) -> ReadModel[D]:
         """The read model with everything that is on the log now, so a caller reads its own writes.
 
         Raises StoreError if the log no longer holds what comes after the checkpoint.
         """
+        turns = self._turns.setdefault((org, projection.name, projection.version), _Turns())
+        under_way = turns.begun
+        async with turns.lock:
+            if turns.live is None or turns.done <= under_way:  # may have read the log before the caller's own write
+                turns.begun += 1
+                turns.live = await self._level(org, projection)
+                turns.done = turns.begun
+            return ReadModel(self._store, projection, turns.live)
+
+    async def _level(self, org: OrgId, projection: Projection[Any]) -> Generation:
         for _ in range(MAX_FLIPS):
             live = await self._store.live(org, projection.name, projection.version)
             if live is None:
                 await self._build(org, projection)
             elif await self._catch_up(projection, live):
-                return ReadModel(self._store, projection, live)
+                return live
         raise StoreError(f"read model {projection.name} of {org} was replaced {MAX_FLIPS} times while it was read")
 
     async def rebuild(self, org: OrgId, projection: Projection[D]) -> ReadModel[D]:

@@ -40,8 +40,9 @@ from eventstore.events.messages import MessageReceived
 from eventstore.events.opportunities import OpportunityCreated, OpportunityStatusChanged, PipelineConfigured, Stage
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted, ReplyStarted
 from eventstore.events.sms import SmsRequested, SmsSent
+from eventstore.log import Log
 from eventstore.read_models import Change, Checkpoint, Generation, ReadModels
-from eventstore.schema import ORIGIN, Body, ConversationId, Event, OrgId
+from eventstore.schema import ORIGIN, Body, ConversationId, Event, OrgId, Position, Recorded
 from projections import PROJECTIONS, contacts
 from projections.contacts import CONTACTS
 from projections.conversations import CONVERSATIONS, latest
@@ -214,6 +215,60 @@ async def test_many_levellers_at_once_fold_every_event_once(store: Store, models
         assert document is not None
         assert document.counts.user == 600
     assert await verify(store.log, models, ACME, CONVERSATIONS) == []
+
+
+class Watched:
+    """The log, and how many facts were read of it; what was read is handed out when `gate` is open."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.facts = 0
+        self.has_read = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self, org: OrgId, after: Position, *, count: int = 100, deltas: bool = True) -> list[Recorded]:
+        found = await self._log.read(org, after, count=count, deltas=deltas)
+        self.facts += len(found)
+        self.has_read.set()
+        await self.gate.wait()
+        return found
+
+
+async def test_all_of_one_process_who_ask_at_once_read_the_log_once(store: Store, models: ReadModels) -> None:
+    """A worker that meets a backlog begins hundreds of answers at once, and each of them asks."""
+    for start in range(0, 600, 100):
+        await store.write(*(said(number) for number in range(start, start + 100)))
+    log = Watched(store.log)
+    engine = Engine(log, models)
+    for model in await asyncio.gather(*(engine.level(ACME, CONVERSATIONS) for _ in range(256))):
+        document = await model.get(ANN)
+        assert document is not None
+        assert document.counts.user == 600
+    assert log.facts == 600
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_who_asks_while_another_one_reads_gets_what_was_written_meanwhile(
+    store: Store, models: ReadModels, *, gives_up: bool
+) -> None:
+    log = Watched(store.log)
+    engine = Engine(log, models)
+    await engine.level(ACME, CONTACTS)
+    await store.write(person(1, email="ann@example.com"))
+    log.has_read.clear()
+    log.gate.clear()
+    reads = asyncio.create_task(engine.level(ACME, CONTACTS))
+    await log.has_read.wait()
+    await store.write(person(2, email="ben@example.com"))
+    asks = asyncio.create_task(engine.level(ACME, CONTACTS))
+    await asyncio.sleep(0)
+    if gives_up:
+        reads.cancel()
+    log.gate.set()
+    assert await contacts.by_email(await asks, "ben@example.com") is not None
+    await asyncio.wait([reads])
+    assert reads.cancelled() == gives_up
 
 
 async def test_a_query_reads_its_own_write_while_others_write_too(store: Store, engine: Engine) -> None:
