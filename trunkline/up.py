@@ -72,6 +72,8 @@ class _Redis(NamedTuple):
 @asynccontextmanager
 async def _redis(settings: Settings) -> AsyncIterator[_Redis]:
     options = ["--data-dir", str(settings.data_dir)]
+    if settings.redis_url is None and settings.durability == "replica":
+        raise StartError("TRUNKLINE_DURABILITY is replica, and the Redis of `up` has none: set TRUNKLINE_REDIS_URL")
     if settings.redis_url is None:
         async with EmbeddedRedis(settings.data_dir, fsync=_fsync(settings)) as own:
             yield _Redis(own.url, [*options, "--redis-url", own.url], own)

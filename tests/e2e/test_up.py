@@ -82,6 +82,13 @@ def test_an_unreachable_redis_is_refused_in_one_line(data_dir: Path) -> None:
     assert "hidden" not in up.stderr
 
 
+def test_replicas_are_wanted_of_a_redis_that_has_them(data_dir: Path) -> None:
+    command = Command("up", "--data-dir", str(data_dir), env={"TRUNKLINE_DURABILITY": "replica"})
+    assert command.wait() == 2
+    assert "TRUNKLINE_REDIS_URL" in command.stderr
+    assert command.stderr.count("\n") == 1
+
+
 def test_the_workers_metrics_are_shown_on_a_port_of_their_own(deployed: Up) -> None:
     """What waits for a person is counted by workers: an edge's gauge of it stays at 0."""
     key = {"X-Tenant-API-Key": deployed.facts["api_key"]}
