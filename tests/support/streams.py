@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -20,6 +21,15 @@ READ_S = 30.0
 
 Event = dict[str, Any]
 Until = Callable[[Event], bool]
+
+
+async def printed(command: Path, documented: str, url: str) -> bytes:
+    """What a document's command prints, sent here instead of to the documented address."""
+    text = command.read_text().strip().replace(documented, url)
+    program = await asyncio.create_subprocess_exec("sh", "-c", f"{text} -s --max-time 10", stdout=-1)
+    output, _ = await program.communicate()
+    assert program.returncode == 0
+    return output
 
 
 def completed(event: Event) -> bool:

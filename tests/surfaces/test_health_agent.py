@@ -34,11 +34,13 @@ from projections.engine import Engine
 from tests.support.chatkit_api import KEY, WORKFLOW, ChatKitApi, chatkit_api
 from tests.support.stack import DEMO, Stack, stacked
 from tests.support.stream_client import Frame
+from tests.support.streams import printed
 from tests.support.workshop import ScriptedModel, says
 from workers.model import TextDelta
 from workers.session_expiry import GRACE_S, end_expired
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "health_agent"
+DOCUMENTED = "http://127.0.0.1:54321"
 PATH = "/functions/v1/health-agent"
 QUESTION = {"message": "Hello, I need health advice", "user": "test-user-123", "stream": True}
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
@@ -66,15 +68,6 @@ async def with_settings(redis_url: str, settings: ProviderSettings) -> AsyncIter
         running.providers = settings
         async with running.worker():
             yield running
-
-
-async def printed(stack: Stack, name: str) -> bytes:
-    """What the document's command prints."""
-    command = (EXAMPLES / name).read_text().strip().replace("http://127.0.0.1:54321", stack.url)
-    program = await asyncio.create_subprocess_exec("sh", "-c", f"{command} -s --max-time 10", stdout=-1)
-    output, _ = await program.communicate()
-    assert program.returncode == 0
-    return output
 
 
 async def post(stack: Stack, body: object, status: int = 200) -> Data:
@@ -109,7 +102,7 @@ async def of_type(stack: Stack, name: str) -> int:
 
 @needs_curl
 async def test_the_documents_json_line_prints_session_and_answer(stack: Stack) -> None:
-    head, _, body = (await printed(stack, "json.sh")).partition(b"\r\n\r\n")
+    head, _, body = (await printed(EXAMPLES / "json.sh", DOCUMENTED, stack.url)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     answer = msgspec.json.decode(body)
     assert answer.keys() == {"success", "session", "message", "response"}
@@ -124,7 +117,7 @@ async def test_the_documents_json_line_prints_session_and_answer(stack: Stack) -
 
 @needs_curl
 async def test_the_documents_stream_line_prints_its_frames(stack: Stack) -> None:
-    blocks = (await printed(stack, "stream.sh")).decode().strip().split("\n\n")
+    blocks = (await printed(EXAMPLES / "stream.sh", DOCUMENTED, stack.url)).decode().strip().split("\n\n")
     names = [re.search(r"^event: (\w+)$", block, re.MULTILINE) for block in blocks]
     data = [msgspec.json.decode(block.rpartition("data: ")[2]) for block in blocks]
     assert [name[1] if name else None for name in names] == [

@@ -25,21 +25,14 @@ from eventstore.events.tools import ToolCompleted, ToolFailed, ToolStarted
 from eventstore.schema import Body, Event
 from tests.support.stack import DEMO, Stack, stacked
 from tests.support.stream_client import Frame, query
+from tests.support.streams import printed
 from tests.support.workshop import ScriptedModel, says
 from workers.model import StepDone, TextDelta
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "loan_chat"
+DOCUMENTED = "http://localhost:8000"
 STREAM = "/chat/stream?message=hello&session_id=test123"
 TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
-
-
-async def printed(stack: Stack, name: str) -> bytes:
-    """What the document's command prints."""
-    command = (EXAMPLES / name).read_text().strip().replace("http://localhost:8000", stack.url)
-    program = await asyncio.create_subprocess_exec("sh", "-c", f"{command} -s --max-time 10", stdout=-1)
-    output, _ = await program.communicate()
-    assert program.returncode == 0
-    return output
 
 
 def shown(frames: list[Frame]) -> str:
@@ -70,7 +63,7 @@ async def test_health_is_the_documents_to_the_letter(quiet: Stack) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
 async def test_the_documents_http_line_prints_answer_and_session(stack: Stack) -> None:
-    answer = msgspec.json.decode(await printed(stack, "http.sh"))
+    answer = msgspec.json.decode(await printed(EXAMPLES / "http.sh", DOCUMENTED, stack.url))
     assert answer.keys() == {"response", "session_id"}
     assert answer["session_id"] == "test123"
     assert answer["response"].startswith("Hello!")
@@ -78,7 +71,7 @@ async def test_the_documents_http_line_prints_answer_and_session(stack: Stack) -
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl on PATH")
 async def test_the_documents_stream_line_prints_an_answer_piece_by_piece(stack: Stack) -> None:
-    output = await printed(stack, "sse.sh")
+    output = await printed(EXAMPLES / "sse.sh", DOCUMENTED, stack.url)
     data = [msgspec.json.decode(line[6:]) for line in output.split(b"\n") if line.startswith(b"data: ")]
     assert data[0] == {"type": "content_start", "session_id": "test123"}
     assert {frame["type"] for frame in data[1:-1]} == {"content"}
