@@ -15,20 +15,23 @@ from aiohttp import web
 
 from edges.audience import Audience, End
 from edges.channels import Subscriber
+from edges.listener import Listener
 from edges.pace import Pace
 from edges.resume import survives
 from edges.ring import Entry, Window, next_count, pieces
 from eventstore import keys
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
-from eventstore.log import Log
+from eventstore.log import Log, Reading
 from eventstore.schema import ORIGIN, OrgId, Position, Recorded
 from eventstore.telemetry import RELOADS
 
 logger = structlog.get_logger(__name__)
 
-BELL_BLOCK_MS = 1_000
-BELL_COUNT = 1_000
+Pages = dict[Audience, list[Recorded]]
+
+AHEAD_COUNT = 8
+"""Organizations whose events are asked for together with the bells."""
 READ_COUNT = 1_000
 READ_BYTES = 2 * 1024 * 1024
 """What is read of one organization at once, by the size of what was read before."""
@@ -40,23 +43,20 @@ IDLE_AUDIENCE_S = 60.0
 
 
 class Tailer:
-    """`blocking` is a pipe of its own, whose timeout is longer than the time a bell may stay silent."""
+    """`blocking`: see `Listener`."""
 
     def __init__(self, log: Log, blocking: Pipe, pace: Pace, window: Window) -> None:
         self._log = log
-        self._blocking = blocking
+        self._listener = Listener(log.pipe, blocking)
         self._pace = pace
         self._window = window
         self._audiences: dict[OrgId, Audience] = {}
-        self._bells: dict[str, str] = {}
-        """Where each bell that is listened to was heard last."""
         self._idle_since: dict[OrgId, float] = {}
         self._dirty: set[OrgId] = set()
-        self._blocked = False
-        self._resubscribing = False
-        self._serving = asyncio.Event()
+        self._came: dict[Audience, int] = {}
+        """Who rang the last time, and how many events that brought."""
+        self._ahead: list[Audience] = []
         self._opening: dict[OrgId, _Opening] = {}
-        self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -90,7 +90,7 @@ class Tailer:
         async with opening.alone:
             if (existing := self._audiences.get(org)) is not None:
                 return existing
-            await self._listen(keys.of(org).bell)
+            await self._listener.add(keys.of(org).bell)
             opening.rung = False  # what rang before this is on the log by now
             audience = Audience(org, await self._end(org), self._window)
             self._audiences[org] = audience
@@ -98,22 +98,8 @@ class Tailer:
             del self._opening[org]
             if opening.rung:  # for what may have come after that look
                 self._dirty.add(org)
-                await self._resubscribe()
+                await self._listener.interrupt()
             return audience
-
-    async def _listen(self, bell: str) -> None:
-        if bell not in self._bells:
-            end = await self._bell_end(bell)
-            if bell not in self._bells:  # else somebody else was first, and that position may be the earlier one
-                self._bells[bell] = end
-                self._serving.set()
-                await self._resubscribe()
-
-    async def _resubscribe(self) -> None:
-        """Ends the blocking read, if there is one: it goes on with a new bell too, and after a look at who is dirty."""
-        if self._blocked:
-            self._resubscribing = True
-            await self._blocking.reset()
 
     async def _pump(self) -> None:
         pause, lost = MIN_RECONNECT_PAUSE_S, False
@@ -122,14 +108,10 @@ class Tailer:
                 if lost:  # until it has succeeded: what was being read when Redis went away is not read again else
                     await self._reload()
                     lost = False
-                dirty = await self._wait()
-                self._resubscribing = False  # the read that it was meant for is over, by itself or not
-                await self._read(dirty)
+                pages = await self._hear() if not self._dirty else {}
+                await self._read(pages)
                 pause = MIN_RECONNECT_PAUSE_S
             except StoreError as error:  # also what Redis says while it loads its files or fails over
-                if self._resubscribing:
-                    self._resubscribing = False
-                    continue
                 logger.warning("the tailer lost Redis", error=str(error))
                 lost = True
                 await asyncio.sleep(pause)
@@ -139,27 +121,15 @@ class Tailer:
                 lost = True
                 await asyncio.sleep(MAX_RECONNECT_PAUSE_S)
 
-    async def _wait(self) -> set[OrgId]:
-        await self._serving.wait()
-        reply = None
-        if not self._dirty:
-            self._blocked = True
-            try:
-                reply = await self._blocking.call(
-                    "XREAD", "COUNT", BELL_COUNT, "BLOCK", BELL_BLOCK_MS, "STREAMS",
-                    *self._bells, *self._bells.values(),
-                )  # fmt: skip
-            finally:
-                self._blocked = False
-        for name, entries in reply or ():
-            bell = name.decode()
-            self._bells[bell] = entries[-1][0].decode()
-            if len(entries) >= BELL_COUNT:  # some may have been trimmed unseen
-                self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
-            else:
-                self._ring(OrgId(fields[1].decode()) for _, fields in entries)
-        dirty, self._dirty = self._dirty, set()
-        return dirty
+    async def _hear(self) -> Pages:
+        """Waits for bells; brings what was read ahead. Where that is less than the last time, more is on its way:
+        a second look costs less than a second write to every subscriber."""
+        heard = await self._listener.wait([_next(audience) for audience in self._ahead])
+        self._ring(heard.organizations)
+        self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell in heard.unclear)
+        ahead = dict(zip(self._ahead, heard.pages, strict=False))  # none, where the wait was interrupted
+        self._ring(audience.org for audience, events in ahead.items() if events)
+        return {audience: events for audience, events in ahead.items() if not 0 < len(events) < self._came[audience]}
 
     def _ring(self, orgs: Iterable[OrgId]) -> None:
         for org in orgs:
@@ -168,33 +138,38 @@ class Tailer:
             elif org in self._opening:
                 self._opening[org].rung = True
 
-    async def _read(self, dirty: set[OrgId]) -> None:
-        while dirty:
-            audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
-            reads = [self._log.read(audience.org, audience.ring.head, count=audience.page) for audience in audiences]
-            # Mostly there is one, and a task for it would cost as much as the read.
-            pages = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
-            dirty = set()
-            for audience, events in zip(audiences, pages, strict=True):
-                if not events:
-                    continue
-                if _has_hole(audience, events):
-                    await self._restart(audience)
-                    continue
-                if len(events) >= audience.page:
-                    dirty.add(audience.org)
-                entries = [Entry(event) for event in events]
-                audience.page = next_count(audience.page, sum(entry.size for entry in entries), READ_BYTES, READ_COUNT)
-                first, *more = pieces(entries, PUBLISH_BYTES)
-                audience.publish(first)
-                for piece in more:
-                    await asyncio.sleep(0)  # lets sockets take what they were given
-                    audience.publish(piece)
+    async def _read(self, pages: Pages) -> None:
+        """What the dirty ones have, as far as it was not read ahead. Who rang twice in a row will ring again."""
+        dirty, self._dirty = self._dirty, set()
+        audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
+        late = [audience for audience in audiences if audience not in pages]
+        if late:
+            pages |= zip(late, await self._log.read_each([_next(audience) for audience in late]), strict=True)
+        before = self._came
+        self._came = {audience: len(pages[audience]) or before.get(audience, 0) for audience in audiences}
+        self._ahead = [audience for audience in audiences if audience in before][:AHEAD_COUNT]
+        for audience in audiences:
+            await self._take(audience, pages[audience])
+
+    async def _take(self, audience: Audience, events: list[Recorded]) -> None:
+        if not events:
+            return
+        if _has_hole(audience, events):
+            await self._restart(audience)
+            return
+        if len(events) >= audience.page:
+            self._dirty.add(audience.org)
+        entries = [Entry(event) for event in events]
+        audience.page = next_count(audience.page, sum(entry.size for entry in entries), READ_BYTES, READ_COUNT)
+        first, *more = pieces(entries, PUBLISH_BYTES)
+        audience.publish(first)
+        for piece in more:
+            await asyncio.sleep(0)  # lets sockets take what they were given
+            audience.publish(piece)
 
     async def _reload(self) -> None:
         """After Redis was away: bells may be new, and logs shorter than what was shown."""
-        for bell in tuple(self._bells):
-            self._bells[bell] = await self._bell_end(bell)
+        await self._listener.start_over()
         for audience in list(self._audiences.values()):
             if not await survives(self._log, audience.org, audience.ring.head):
                 await self._restart(audience)
@@ -213,10 +188,6 @@ class Tailer:
         if last:
             return End(clock, last[0].position, last[0].number)
         return End(clock, ORIGIN, None if clock > ORIGIN else 0)  # None: all facts were trimmed away
-
-    async def _bell_end(self, bell: str) -> str:
-        reply = await self._log.pipe.call("XREVRANGE", bell, "+", "-", "COUNT", 1)
-        return reply[0][0].decode() if reply else "0-0"
 
     async def _beat(self) -> None:
         while True:
@@ -257,6 +228,10 @@ class Attendance:
     async def __aexit__(self, *_: object) -> None:
         assert self._audience is not None
         self._tailer.leave(self._audience)
+
+
+def _next(audience: Audience) -> Reading:
+    return Reading(audience.org, audience.ring.head, audience.page)
 
 
 TAILER = web.AppKey("tailer", Tailer)

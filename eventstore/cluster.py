@@ -92,6 +92,9 @@ class ClusterPipe(Pipe):
     async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
         return await asyncio.gather(*(self.call(*command) for command in commands))
 
+    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
+        return [await self.call(*first), *await self.calls(*others)]
+
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         await self._owner(slot_of(key_of(("PING",))))
         return await asyncio.gather(*(self._pipe(master).call(*arguments) for master in self._map.masters))

@@ -103,6 +103,11 @@ class Pipe:
                 raise self._refused(reply)
         return replies
 
+    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
+        """As `calls`, and the others are executed after the first, even where that one blocks: they are as new as its
+        reply, and come with it."""
+        return await self.calls(first, *others)
+
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         """What every server answers that holds a part of the store."""
         return [await self.call(*arguments)]

@@ -15,10 +15,10 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.errors import CommandFailed, StoreUnavailable
 from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
-from eventstore.schema import ORIGIN
+from eventstore.schema import ORIGIN, Sibling
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer
-from tests.support.store import ACME, SHARDS, Store, delta, fact, taken, written
+from tests.support.store import ACME, SHARDS, Store, blocked_client, delta, fact, taken, written
 from tests.support.tcp_proxy import TcpProxy
 
 FAST_S = 1.5
@@ -263,3 +263,26 @@ async def test_deltas_and_facts_from_many_tasks_keep_one_clock(pipe: Pipe) -> No
     assert len(set(positions)) == 100
     assert [event.position for event in await log.read_run(ACME, run)] == [run, *sorted(positions)]
     await assert_invariants(pipe)
+
+
+# Behind a command that blocks
+
+
+async def test_what_stands_behind_a_command_that_blocks_is_as_new_as_its_reply(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
+        wait = "XREAD", "BLOCK", 4_000, "STREAMS", "bell", "0-0"
+        waiting = asyncio.create_task(blocking.in_turn(wait, ("GET", "latest")))
+        await blocked_client(writing)
+        await writing.calls(("SET", "latest", "1"), ("XADD", "bell", "*", "k", "v"))
+        heard, latest = await waiting
+        assert (len(heard), latest) == (1, b"1")
+
+
+async def test_who_follows_a_log_gets_both_streams_of_one_append_in_order(own_server: RedisServer) -> None:
+    """A wait that an append ends brings one of its streams only."""
+    async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
+        log = Log(writing)
+        following = asyncio.ensure_future(anext(log.tail(ACME, ORIGIN, blocking, block_ms=4_000)))
+        await blocked_client(writing)
+        positions = written(await log.append(ACME, Append(events=[fact(), delta(Sibling(0)), fact()]))).positions
+        assert [event.position for event in await following] == positions

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreUnavailable
 from eventstore.log import Log
 from eventstore.resp import Argument
-from eventstore.schema import Event, OrgId
-from tests.support.store import ACME, fact
+from eventstore.schema import END, Event, OrgId, Position, Sibling
+from tests.support.store import ACME, delta, fact
 from tests.support.tcp_proxy import TcpProxy
 
 LIMIT_S = 10.0
@@ -37,19 +37,45 @@ class Flaky(Pipe):
         self.meanwhile: dict[tuple[Argument, ...], Callable[[], Awaitable[object]]] = {}
 
     async def call(self, *arguments: Argument) -> Any:
-        command = str(arguments[0])
-        if self.losses.get(command, 0) > 0:
-            self.losses[command] -= 1
-            await self.reset()
-            raise StoreUnavailable(f"{command} was lost")
+        await self._lose(arguments)
         if (happens := self.meanwhile.pop(arguments[:2], None)) is not None:
             await happens()
         return await super().call(*arguments)
 
+    async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
+        for command in commands:
+            await self._lose(command)
+        return await super().calls(*commands)
+
+    async def _lose(self, command: Sequence[Argument]) -> None:
+        if self.losses.get(str(command[0]), 0) > 0:
+            self.losses[str(command[0])] -= 1
+            await self.reset()
+            raise StoreUnavailable(f"{command[0]!r} was lost")
+
+
+class Ahead(Pipe):
+    """Counts what is read behind a blocking read, and loses `losses` of these replies."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.readings = self.losses = 0
+
+    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
+        self.readings += len(others)
+        replies = await super().in_turn(first, *others)
+        if others and self.losses > 0:
+            self.losses -= 1
+            await self.reset()
+            raise StoreUnavailable("the reply was lost")
+        return replies
+
 
 class Tailed:
-    def __init__(self, pipe: Pipe, flaky: Flaky, tailer: Tailer) -> None:
+    def __init__(self, pipe: Pipe, flaky: Flaky, ahead: Ahead, tailer: Tailer) -> None:
+        self.pipe = pipe
         self.flaky = flaky
+        self.ahead = ahead
         self.tailer = tailer
         self._log = Log(pipe)
 
@@ -72,11 +98,11 @@ async def numbers(watch: Watch, last: int) -> list[int | None]:
 @asynccontextmanager
 async def tailed(redis_url: str, edges_url: str = "") -> AsyncIterator[Tailed]:
     pipe = Pipe(pool_for(redis_url), [APPEND])
-    flaky, blocking = Flaky(pool_for(edges_url or redis_url)), Pipe(pool_for(edges_url or redis_url), timeout_s=5)
+    flaky, blocking = Flaky(pool_for(edges_url or redis_url)), Ahead(pool_for(edges_url or redis_url), timeout_s=5)
     tailer = Tailer(Log(flaky), blocking, Pace(), Window())
     running = asyncio.create_task(tailer.run())
     try:
-        yield Tailed(pipe, flaky, tailer)
+        yield Tailed(pipe, flaky, blocking, tailer)
     finally:
         running.cancel()
         await asyncio.wait([running])
@@ -166,3 +192,63 @@ async def test_a_reply_that_is_lost_on_its_way_costs_nothing(redis_url: str) -> 
             for number in range(2, 12):
                 assert await numbers(watch, await this.append(fact())) == [number]
             assert proxy.faults_hit == 1
+
+
+async def positions(watch: Watch, last: Position) -> list[Position]:
+    """Of what arrives, up to that one."""
+    found: list[Position] = []
+    async with asyncio.timeout(LIMIT_S):
+        while last not in found:
+            found += [event.position for event in await watch.take()]
+    return found
+
+
+@pytest.mark.parametrize("loses", [False, True])
+async def test_who_rings_all_the_time_is_read_with_the_bell_and_in_order(redis_url: str, loses: bool) -> None:
+    """Both streams, more than one page holds, others that ring or begin to, and replies that get lost."""
+    orgs = [OrgId(f"org-{number}") for number in range(12)]
+    async with tailed(redis_url) as this, AsyncExitStack() as open_:
+        log, watches = Log(this.pipe), list[Watch]()
+        written: dict[OrgId, list[Position]] = {org: [] for org in orgs}
+        for turn in range(60):
+            if turn % 5 == 0:  # one more that is followed
+                audience = await open_.enter_async_context(this.tailer.audience(orgs[turn // 5]))
+                watches.append(open_.enter_context(audience.watch("")))
+            this.ahead.losses += loses and turn % 20 == 10
+            for org in orgs[: len(watches)][-(turn % 4 + 1) :]:
+                pieces = [delta(Sibling(0), index) for index in range(turn)]
+                outcome = await log.append(org, Append(events=[fact(), *pieces, fact()]))
+                assert isinstance(outcome, Appended)
+                written[org] += outcome.positions
+        assert this.ahead.readings > 0
+        for org, watch in zip(orgs, watches, strict=True):
+            assert await positions(watch, written[org][-1]) == written[org], org
+
+
+async def test_who_rings_no_more_is_not_read_ahead_for_long(redis_url: str) -> None:
+    async with tailed(redis_url) as this, this.tailer.audience(ACME) as audience:
+        with audience.watch("") as watch:
+            for number in (1, 2, 3, 4):
+                assert await numbers(watch, await this.append(fact())) == [number]
+        assert this.ahead.readings > 0
+        other = OrgId("other")
+        async with this.tailer.audience(other) as quiet:
+            before = this.ahead.readings
+            with quiet.watch("") as watch:
+                assert await numbers(watch, await this.append(fact(), org=other)) == [1]
+                assert await numbers(watch, await this.append(fact(), org=other)) == [2]
+            assert this.ahead.readings <= before + 2
+
+
+async def test_a_log_that_was_replaced_is_noticed_where_it_is_read_ahead(redis_url: str) -> None:
+    async with tailed(redis_url) as this, this.tailer.audience(ACME) as audience:
+        with audience.watch("") as watch:
+            for number in (1, 2, 3, 4):
+                assert await numbers(watch, await this.append(fact())) == [number]
+            restarted = asyncio.create_task(audience.reach(END))
+            await this.pipe.calls(("DEL", keys.of(ACME).log), ("HSET", keys.of(ACME).meta, "n", 0))
+            await this.append(fact())
+            async with asyncio.timeout(LIMIT_S):
+                await restarted
+            assert audience.restarts == 1
+            assert await numbers(watch, await this.append(fact())) == [2]

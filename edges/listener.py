@@ -1,0 +1,86 @@
+"""The bells of the shards that this process serves, and the one read that waits at all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from eventstore.connection import Pipe
+from eventstore.errors import StoreError
+from eventstore.log import Reading
+from eventstore.schema import OrgId, Recorded
+
+BLOCK_MS = 1_000
+COUNT = 1_000
+
+
+class Heard(NamedTuple):
+    """Who rang; bells that rang too often to tell for whom; and what was read along, as it was asked for."""
+
+    organizations: Sequence[OrgId] = ()
+    unclear: Sequence[str] = ()
+    pages: Sequence[list[Recorded]] = ()
+
+
+class Listener:
+    """`blocking` is a pipe of its own, whose timeout is longer than the time a bell may stay silent."""
+
+    def __init__(self, pipe: Pipe, blocking: Pipe) -> None:
+        self._pipe = pipe
+        self._blocking = blocking
+        self._bells: dict[str, str] = {}
+        """Where each was heard last."""
+        self._serving = asyncio.Event()
+        self._waiting = False
+        self._interrupted = False
+
+    async def add(self, bell: str) -> None:
+        """What it rings for from now on is heard."""
+        if bell not in self._bells:
+            end = await self._end(bell)
+            if bell not in self._bells:  # else somebody else was first, and that position may be the earlier one
+                self._bells[bell] = end
+                self._serving.set()
+                await self.interrupt()
+
+    async def interrupt(self) -> None:
+        """Whoever waits hears nothing, and should wait again: then at new bells too."""
+        if self._waiting:
+            self._interrupted = True
+            await self._blocking.reset()
+
+    async def start_over(self) -> None:
+        """After Redis was away bells may be new: what they have rung for by now is not heard any more."""
+        for bell in tuple(self._bells):
+            self._bells[bell] = await self._end(bell)
+
+    async def wait(self, readings: Sequence[Reading] = ()) -> Heard:
+        """Until a bell rings, at most for `BLOCK_MS`. The readings are then as new as what was heard, and cost no time:
+        Redis executes what stands behind a blocking read when that has ended, and both come in one write."""
+        await self._serving.wait()
+        bells = *self._bells, *self._bells.values()
+        self._waiting = True
+        try:
+            rung, *replies = await self._blocking.in_turn(
+                ("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *bells),
+                *(reading.command for reading in readings),
+            )
+        except StoreError:
+            if self._interrupted:
+                return Heard()
+            raise
+        finally:
+            self._waiting = self._interrupted = False
+        organizations, unclear = list[OrgId](), list[str]()
+        for name, entries in rung or ():
+            self._bells[name.decode()] = entries[-1][0].decode()
+            organizations += [OrgId(fields[1].decode()) for _, fields in entries]
+            if len(entries) >= COUNT:  # some may have been trimmed unseen
+                unclear.append(name.decode())
+        pages = [reading.events(reply) for reading, reply in zip(readings, replies, strict=True)]
+        return Heard(organizations, unclear, pages)
+
+    async def _end(self, bell: str) -> str:
+        reply = await self._pipe.call("XREVRANGE", bell, "+", "-", "COUNT", 1)
+        return reply[0][0].decode() if reply else "0-0"
