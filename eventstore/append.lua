@@ -185,7 +185,7 @@ if control == 'take' or control == 'release' then
 end
 
 -- 6. The lane: next item, a retry later, parked, handed back, or set going again.
-local next_position, next_fields, next_epoch, next_holder = '', {}, '0', ''
+local next_position, next_fields, next_epoch, next_holder = '', '', '0', ''
 if unparks then
   call('HSET', held, 's', '', 'a', '0')
   if outcome == 'drop' then call('HSET', held, 'd', head) end -- whoever takes it next gives this item up
@@ -200,7 +200,7 @@ elseif outcome ~= '' then
     next_position = upcoming
     local entry = call('XRANGE', KEYS[1], upcoming, upcoming)[1]
     if entry then
-      next_fields = entry[2]
+      next_fields = table.concat(entry[2], '\0') -- as in lanes.lua
       for i = 1, #entry[2], 2 do
         if entry[2][i] == 'c' and entry[2][i + 1] ~= '' then
           local state = call('HMGET', record_of(entry[2][i + 1]), 'ce', 'ch')

@@ -249,7 +249,7 @@ def outcome(org: OrgId, reply: list[Any]) -> Outcome:
         _, positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch = reply
         next_item = None
         if next_position:
-            event = codec.recorded(org, next_position, next_fields) if next_fields else None
+            event = codec.joined(org, next_position, next_fields) if next_fields else None
             next_item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
         at, of = _written(positions, versions)
         return Appended(at, int(number or 0), of, next_item, int(epoch))

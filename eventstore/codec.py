@@ -102,6 +102,11 @@ def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes
     ).digest()
 
 
+def joined(org: OrgId, entry_id: bytes, fields: bytes) -> Recorded:
+    """One fact as a script passes it on: names and values joined by NUL. Only the digest, which is last, may hold it."""
+    return recorded(org, entry_id, fields.split(b"\0", 2 * len(_FACT) - 1))
+
+
 def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...]) -> Recorded:
     """One stream entry as Redis returns it (a flat list of names and values). Missing fields are tolerated."""
     names, values = fields[::2], fields[1::2]

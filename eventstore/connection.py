@@ -34,8 +34,8 @@ CONNECT_OPTIONS: dict[str, Any] = {
 }
 SECOND_LOOK_S = 0.01
 MAX_IN_FLIGHT = 100_000
-FLUSH_AT = 8
-"""So many commands leave before the tick is over: Redis works while this process prepares the next ones."""
+FLUSH_AT, FLUSH_BYTES = 8, 1_024
+"""So many commands, or one as long, leave before the tick is over: Redis works while this process prepares the next."""
 
 
 REFUSES_WRITES = frozenset({"OOM", "MISCONF", "NOREPLICAS", "READONLY"})
@@ -130,7 +130,7 @@ class Pipe:
             replies.heard_at = loop.time()
         replies.waiting.append(future)
         self._outgoing.append(command)
-        if len(self._outgoing) >= FLUSH_AT:
+        if len(self._outgoing) >= FLUSH_AT or len(command) >= FLUSH_BYTES:
             self._flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True

@@ -24,13 +24,14 @@ local work = KEYS[1]
 local shard = string.sub(work, 1, -5)
 local delay = shard .. 'delay'
 
-local now
+local now -- and when what is taken or renewed now runs out
 if ARGV[2] == '' then
   local time = call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 else
   now = tonumber(ARGV[2])
 end
+local expiry, length = int(now + lease_ms), int(lease_ms)
 
 local silenced, asked, finished = {}, {}, {} -- doorbells; lanes and finished items by organization
 
@@ -47,17 +48,20 @@ local function ring(organization, lane)
   call('HSET', record_of(organization, lane), 'w', call('XADD', work, '*', 'o', organization, 'l', lane))
 end
 
-local function item(organization, position) -- the item itself, and who speaks in the conversation that it belongs to
+-- The item itself, and who speaks in the conversation that it belongs to. Its names and values are joined by NUL, which
+-- none of them holds but the digest, which is the last: to pass twenty strings on costs more than to read them.
+local function item(organization, position)
   local prefix = prefix_of(organization)
   local entry = call('XRANGE', prefix .. 'log', position, position)[1]
-  if not entry then return {}, '0', '' end
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'c' and entry[2][i + 1] ~= '' then
-      local state = call('HMGET', prefix .. 'c:' .. entry[2][i + 1] .. ':m', 'ce', 'ch')
-      return entry[2], state[1] or '0', state[2] or ''
+  local fields = entry and entry[2] or {}
+  local packed = table.concat(fields, '\0')
+  for i = 1, #fields, 2 do
+    if fields[i] == 'c' and fields[i + 1] ~= '' then
+      local state = call('HMGET', prefix .. 'c:' .. fields[i + 1] .. ':m', 'ce', 'ch')
+      return packed, state[1] or '0', state[2] or ''
     end
   end
-  return entry[2], '0', ''
+  return packed, '0', ''
 end
 
 local given = {} -- the last token of each organization, of those that were drawn for this call
@@ -106,7 +110,7 @@ function operations.take(organization, lane, answered)
   end
   if doorbell == '' then ring(organization, lane) end
   local attempts, token = int(tonumber(record[4] or '0') + 1), next_token(organization)
-  call('HSET', name, 't', token, 'o', owner, 'x', int(now + lease_ms), 'xl', int(lease_ms), 'a', attempts, 'ds', '0')
+  call('HSET', name, 't', token, 'o', owner, 'x', expiry, 'xl', length, 'a', attempts, 'ds', '0')
   local fields, epoch, speaks = item(organization, position)
   return {'OK', token, position, attempts, fields, epoch, speaks, record[7] == position and 1 or 0}
 end
@@ -124,7 +128,7 @@ function operations.finish(organization, lane, token, head)
     return {'OK'}
   end
   call('LPOP', queue)
-  call('HSET', name, 'a', '1', 'ds', '0', 'x', int(now + lease_ms), 'xl', int(lease_ms))
+  call('HSET', name, 'a', '1', 'ds', '0', 'x', expiry, 'xl', length)
   return {'OK', items[2], item(organization, items[2])}
 end
 
@@ -132,7 +136,7 @@ function operations.renew(organization, lane, token)
   local name = record_of(organization, lane)
   local record = call('HMGET', name, 't', 'o')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
-  call('HSET', name, 'x', int(now + lease_ms), 'xl', int(lease_ms))
+  call('HSET', name, 'x', expiry, 'xl', length)
   local position = call('LINDEX', queue_of(organization, lane), 0)
   if not position then return {'OK', '0', ''} end
   local _, epoch, holder = item(organization, position)
@@ -163,7 +167,9 @@ for i = 6, #ARGV, 4 do replies[#replies + 1] = operation(ARGV[i], ARGV[i + 1], A
 
 if #silenced > 0 then
   call('XACK', work, 'workers', unpack(silenced))
-  call('XDEL', work, unpack(silenced))
+  -- All that was answered before the first that is not can be cut off; to find each of them there costs far more.
+  local first = redis.pcall('XPENDING', work, 'workers')[2]
+  if not first or call('XTRIM', work, 'MINID', first) < #silenced then call('XDEL', work, unpack(silenced)) end
 end
 for organization, items in pairs(finished) do
   local meta = prefix_of(organization) .. 'meta'

@@ -31,6 +31,8 @@ MAX_TOGETHER = 32
 """Lanes in one call of the script: Redis does nothing else meanwhile, and it should not be for milliseconds."""
 
 Operation = Literal["take", "finish", "renew", "postpone", "due"]
+_Together = tuple[str, Operation, int]
+"""What lanes in one call have in common: their work stream, what is asked, and for how long one is put aside."""
 
 
 class Doorbell(NamedTuple):
@@ -86,30 +88,30 @@ class Lost(NamedTuple):
 
 
 class _Call:
-    """Lanes about which the script is asked together: the first who asked sends it, the others wait for their reply."""
+    """Lanes about which the script is asked together: one who asks sends it, all wait for their reply."""
 
-    def __init__(self, *asked: str) -> None:
-        self.asked: list[Argument] = [*asked]
-        self._others: list[asyncio.Future[Any]] = []
+    def __init__(self) -> None:
+        self.asked: list[Argument] = []
+        self._waiting: list[asyncio.Future[Any]] = []
 
     @property
     def is_full(self) -> bool:
-        return len(self._others) >= MAX_TOGETHER - 1
+        return len(self._waiting) >= MAX_TOGETHER
 
     def join(self, *asked: str) -> asyncio.Future[Any]:
         self.asked += asked
-        self._others.append(reply := asyncio.get_running_loop().create_future())
+        self._waiting.append(reply := asyncio.get_running_loop().create_future())
         return reply
 
     def answer(self, replies: list[Any] | StoreError) -> None:
-        """To the others."""
-        for place, other in enumerate(self._others, start=1):
-            if other.done():  # whoever asked has been cancelled
+        for place, waiting in enumerate(self._waiting):
+            if waiting.done():  # whoever asked has been cancelled
                 continue
             if isinstance(replies, StoreError):
-                other.set_exception(replies)
+                waiting.set_exception(replies)
+                waiting.exception()  # known: the one who sent it may have been cancelled, and never asks
             else:
-                other.set_result(replies[place])
+                waiting.set_result(replies[place])
 
 
 class Lanes:
@@ -133,7 +135,7 @@ class Lanes:
         self._shards = shards
         self._works = [keys.work(shard) for shard in shards]
         self._now_ms = now_ms
-        self._gathering: dict[tuple[str, Operation, int], _Call] = {}
+        self._gathering: dict[_Together, _Call] = {}
 
     async def join(self) -> None:
         """Makes sure the group exists, so that nothing appended from now on can be overlooked."""
@@ -228,7 +230,7 @@ class Lanes:
             case [b"OK", token, position, attempts, fields, epoch, holder, dropped]:
                 at = Position.of(position)
                 held = Held(lane, self.owner, token.decode(), at)
-                event = codec.recorded(org, position, fields) if fields else None
+                event = codec.joined(org, position, fields) if fields else None
                 return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
             case [b"BUSY", owner, left]:
                 return Busy(owner.decode(), int(left))
@@ -245,7 +247,7 @@ class Lanes:
             case [b"OK"]:
                 return None
             case [b"OK", position, fields, epoch, holder]:
-                event = codec.recorded(org, position, fields) if fields else None
+                event = codec.joined(org, position, fields) if fields else None
                 return NextItem(Position.of(position), event, int(epoch), holder.decode())
             case [b"FENCED", why, detail]:
                 return Fenced(why.decode(), detail.decode())
@@ -273,33 +275,39 @@ class Lanes:
     async def _ask(
         self, operation: Operation, org: OrgId, lane: str, token: str = "", item: str = "", *, pause_ms: int = 0
     ) -> Any:
-        """The script's answer about one lane. The first who asks in a tick waits for the others and asks for all."""
+        """The script's answer about one lane. The first who asks in a tick waits for the others and asks for all,
+        unless they become enough before: whoever fills the call sends it, while the rest of the tick goes on."""
         work = keys.of(org).work
         together = (work, operation, pause_ms)
         call = self._gathering.get(together)
-        if call is not None and not call.is_full:
-            return await call.join(org, lane, token, item)
-        call = self._gathering[together] = _Call(org, lane, token, item)
-        replies: Any = StoreUnavailable("whoever asked for several lanes has been cancelled")
+        if call is not None:
+            reply = call.join(org, lane, token, item)
+            if call.is_full:
+                await self._send(together, call)
+            return await reply
+        call = self._gathering[together] = _Call()
+        reply = call.join(org, lane, token, item)
         try:
             await asyncio.sleep(0)
-            self._close(together, call)
-            now_ms = self._now_ms() if self._now_ms else ""
+        finally:
+            if self._gathering.get(together) is call:
+                await self._send(together, call)
+        return await reply
+
+    async def _send(self, together: _Together, call: _Call) -> None:
+        """Who asks from now on asks in another call."""
+        del self._gathering[together]
+        work, operation, pause_ms = together
+        now_ms = self._now_ms() if self._now_ms else ""
+        replies: Any = StoreUnavailable("whoever asked for several lanes has been cancelled")
+        try:
             replies = await self._pipe.run(
                 LANES, (work,), (operation, now_ms, self.owner, self.lease_ms, pause_ms, *call.asked)
             )
-            return replies[0]
         except StoreError as error:
             replies = error
-            raise
         finally:
-            self._close(together, call)
             call.answer(replies)
-
-    def _close(self, together: tuple[str, Operation, int], call: _Call) -> None:
-        """Who asks from now on asks in another call."""
-        if self._gathering.get(together) is call:
-            del self._gathering[together]
 
 
 def _doorbells(entries: Iterable[Any]) -> list[Doorbell]:

@@ -5,6 +5,7 @@ prometheus_client's when somebody scrapes. Its own metrics take a lock for every
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
@@ -37,15 +38,15 @@ class Tally(Collector):
 
 
 class Timings(Collector):
-    """A histogram of seconds by one label, whose values are known from the beginning."""
+    """A histogram of seconds by one label; of its values, those that are shown before they occur."""
 
     def __init__(self, name: str, meaning: str, label: str, values: Sequence[str], bounds: Sequence[float]) -> None:
         self.labels = (label,)
         self._name = name
         self._meaning = meaning
         self._bounds = bounds
-        self._counts = {value: [0] * (len(bounds) + 1) for value in values}
-        self._sums = dict.fromkeys(values, 0.0)
+        self._counts = defaultdict(lambda: [0] * (len(bounds) + 1), {v: [0] * (len(bounds) + 1) for v in values})
+        self._sums = defaultdict(float, dict.fromkeys(values, 0.0))
         REGISTRY.register(self)
 
     def observe(self, value: str, seconds: float) -> None:
@@ -58,6 +59,6 @@ class Timings(Collector):
     def collect(self) -> Iterator[Metric]:
         family = HistogramMetricFamily(self._name, self._meaning, labels=self.labels)
         names = [*map(floatToGoString, self._bounds), "+Inf"]
-        for value, counts in self._counts.items():
+        for value, counts in tuple(self._counts.items()):
             family.add_metric([value], list(zip(names, accumulate(counts), strict=True)), self._sums[value])
         yield family

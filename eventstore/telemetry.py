@@ -44,10 +44,10 @@ WEBHOOKS = Counter(
 )  # fmt: skip
 
 LANES_ACTIVE = Gauge("trunkline_lanes_active", "Lanes this worker holds now.")
-WORK_ITEMS = Counter(
+WORK_ITEMS = Tally(
     "trunkline_work_items_total", "Items by handler and outcome. `parked`: someone must look.", ["handler", "outcome"]
 )
-WORK_SECONDS = Histogram("trunkline_work_seconds", "Time an item was being handled.", ["handler"], buckets=SLOW)
+WORK_SECONDS = Timings("trunkline_work_seconds", "Time an item was being handled.", "handler", (), SLOW)
 LANES_PARKED = Counter("trunkline_lanes_parked_total", "Lanes parked after too many attempts.")
 PARKED_LANES = Gauge(
     "trunkline_parked_lanes",

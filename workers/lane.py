@@ -6,7 +6,6 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -34,10 +33,6 @@ logger = structlog.get_logger()
 
 Item = Taken | NextItem
 RELEASE = Disposal("release")
-
-# Looked up for every item: prometheus-client's own way to a labelled metric costs as much as all else that is counted.
-_items = lru_cache(maxsize=256)(WORK_ITEMS.labels)
-_seconds = lru_cache(maxsize=64)(WORK_SECONDS.labels)
 
 
 class Lane:
@@ -159,7 +154,7 @@ class Lane:
                 raise
             return handler.overtaken(work)
         finally:
-            _seconds(handler.name).observe(time.perf_counter() - begun)
+            WORK_SECONDS.observe(handler.name, time.perf_counter() - begun)
 
     async def _finish(self, work: Work, handler: Handler, done: Done) -> NextItem | None:
         try:
@@ -170,7 +165,7 @@ class Lane:
                 raise
             following = await work.finish(handler.overtaken(work), self._lanes)
             outcome = "overtaken"
-        _items(handler.name, outcome).inc()
+        WORK_ITEMS.inc(handler.name, outcome)
         for lane in done.hastens:
             await self._lanes.hasten(self.org, lane)
         return following
@@ -186,7 +181,7 @@ class Lane:
         after_s = error.after_s if isinstance(error, TryAgain) else 0.0
         delay_ms = handler.policy.backoff.delay_ms(work.attempts, random.random(), after_s)
         await work.dispose(Done(), Disposal("retry", delay_ms=delay_ms))
-        _items(handler.name, "retried").inc()
+        WORK_ITEMS.inc(handler.name, "retried")
         return None
 
     async def _exhaust(self, work: Work, handler: Handler, error: str) -> NextItem | None:
@@ -198,7 +193,7 @@ class Lane:
         can_speak = work.attempts < handler.policy.max_attempts + LAST_WORD_ATTEMPTS
         last_words = await handler.failed(work, error) if can_speak else end_of(work.item)
         following = await work.finish(Done([*last_words, failed]), self._lanes)
-        _items(handler.name, "failed").inc()
+        WORK_ITEMS.inc(handler.name, "failed")
         return following
 
     async def _park(self, work: Work, handler: str, error: str) -> None:
@@ -207,14 +202,14 @@ class Lane:
         self._log.error("lane parked", position=item, why=error)
         parked = Event(WorkParked(lane=work.lane, item=item, attempts=work.attempts, error=error), ACTOR)
         await work.dispose(Done([parked]), Disposal("park"))
-        _items(handler, "parked").inc()
+        WORK_ITEMS.inc(handler, "parked")
         LANES_PARKED.inc()
 
     async def _drop(self, work: Work, handler: Handler | None) -> NextItem | None:
         """A person has given the item up: its run ends as after a last attempt, and the lane goes on."""
         last_words = await handler.failed(work, "dropped by a person") if handler else end_of(work.item)
         following = await work.finish(Done(last_words), self._lanes)
-        _items(handler.name if handler else "none", "dropped").inc()
+        WORK_ITEMS.inc(handler.name if handler else "none", "dropped")
         return following
 
     async def _give_up_unread(self, held: Held, item: Item, error: str) -> NextItem | None:
@@ -233,7 +228,7 @@ class Lane:
         outcome = await self._services.log.append(self.org, Append(events=[event], held=held, disposal=finish))
         if not isinstance(outcome, Appended):
             raise LaneLost(f"could not give up {item.position}: {outcome!r}")
-        _items("none", "failed").inc()
+        WORK_ITEMS.inc("none", "failed")
         return outcome.next_item
 
     async def _release(self) -> None:
