@@ -7,7 +7,8 @@
 --      cause (same), data, personal, digest; then (conversation, address) per address; then, where anything is guarded:
 --      1 the conversation that is ('' = none)   2 expected version: '' | number | 'exists' | 'absent'
 --      3 control epoch this writer began with ('' = not fenced)   4 control: '' | take | release | holds   5 agent
---      6 lane token ('' = no lane held)   7 owner   8 held lane   9 queue head that is being handled
+--      6 lane token ('' = no lane held)   7 owner   8 held lane   9 item that is being handled: those before it in the
+--      queue are done, and left nothing
 --      10 what becomes of the held lane: '' | finish | retry | park | release, or of a parked one, which nobody holds
 --      (6 is ''; 9 is the item at which it stopped): redrive | drop   11 retry delay_ms   12 lease_ms
 --      13 delta sequence ('' = none)
@@ -17,6 +18,7 @@
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
 local call = redis.call
+local AHEAD = 4 -- items of one lane that a worker may have in hand, as in lanes.lua
 local function int(number) return string.format('%.0f', number) end
 
 local prefix = string.sub(KEYS[1], 1, -4)
@@ -46,12 +48,15 @@ if key ~= '' then
 end
 
 -- 2. Fences: a writer that lost its lane, or whose conversation was taken over, must leave no trace.
-local held, queue = lane_record(lane), lane_queue(lane)
+local held, queue, behind = lane_record(lane), lane_queue(lane), 0
 if token ~= '' then
   local record = call('HMGET', held, 't', 'o', 'ds')
   if record[1] ~= token or record[2] ~= guard(7) then return {'FENCED', 'lane', record[2] or ''} end
-  if head ~= '' and call('LINDEX', queue, 0) ~= head then return {'FENCED', 'head', head} end
-  if delta_seq ~= '' and tonumber(delta_seq) <= tonumber(record[3] or '0') then
+  if head ~= '' then
+    behind = call('LPOS', queue, head, 'MAXLEN', AHEAD)
+    if not behind then return {'FENCED', 'head', head} end
+  end
+  if delta_seq ~= '' and behind == 0 and tonumber(delta_seq) <= tonumber(record[3] or '0') then
     return {'DUPLICATE', '', '', ''}
   end
 end
@@ -124,7 +129,11 @@ for i = guards - 2 * n_addresses + 1, guards, 2 do addresses[ARGV[i]] = ARGV[i +
 
 local positions, versions, first_number = {}, {}, n + 1
 local version, latest = {}, {} -- of the conversations that are written to
-local queued = 0
+local queued = -behind
+if behind > 0 then
+  call('LTRIM', queue, behind, -1)
+  call('HSET', held, 'ds', '0')
+end
 local retention = tonumber(ARGV[7])
 for i = 1, n_events do
   local at = 9 + (i - 1) * 10

@@ -40,7 +40,8 @@ _EMPTY = bulk("")
 
 
 class Held(NamedTuple):
-    """The lane a worker holds while it appends. `head` is the item it handles; `sequence` numbers its deltas from 1."""
+    """The lane a worker holds while it appends. `head` is the item it handles, with which the ones before it end;
+    `sequence` numbers its deltas from 1."""
 
     lane: str
     owner: str
@@ -102,12 +103,14 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NextItem(NamedTuple):
-    """The next item of a lane that stays held."""
+    """The next item of a lane that stays held. `following` was handed out with it, to be gone on with if this leaves
+    nothing: whatever is said for a later item ends those before it."""
 
     position: Position
     event: Recorded | None
     epoch: int
     holder: str
+    following: NextItem | None = None
 
 
 class Appended(msgspec.Struct, frozen=True):

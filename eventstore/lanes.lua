@@ -5,12 +5,12 @@
 --
 -- KEYS 1 work; every other name is made from it as keys.py makes it: all share its hash tag
 -- ARGV 1 operation  2 now_ms ('' = server time)  3 owner  4 lease_ms  5 pause_ms; then per lane: organization, lane,
---      take: doorbell the worker answers ('' = none), otherwise the token; finish: the item, otherwise ''
+--      take: doorbell the worker answers ('' = none), otherwise the token; finish, renew: the item, otherwise ''
 --
 -- Replies, a list of them:
 --          take     {OK, token, position, attempts, fields, epoch, holder, dropped} {EMPTY} {PARKED}
 --                   {BUSY, owner, ms_left} {STALE}
---          finish   {OK} {OK, next_position, next_fields, next_epoch, next_holder} {FENCED, why, detail}
+--          finish   {OK, then for each of the next items: position, fields, epoch, holder} {FENCED, why, detail}
 --          renew    {OK, epoch, holder} {FENCED, owner}
 --          postpone {OK} {FENCED, owner}
 --          due      {OK} {EMPTY}
@@ -18,6 +18,7 @@ if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME bef
 
 local call = redis.call
 local owner, lease_ms, pause_ms = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local AHEAD, ROOM = 4, 65536 -- items of one lane at once, as in append.lua; bytes in one call beyond one item of each
 local function int(number) return string.format('%.0f', number) end
 
 local work = KEYS[1]
@@ -34,6 +35,7 @@ end
 local expiry, length = int(now + lease_ms), int(lease_ms)
 
 local silenced, asked, finished = {}, {}, {} -- doorbells; lanes and finished items by organization
+local room = ROOM
 
 local function prefix_of(organization) return shard .. organization .. ':' end
 local function record_of(organization, lane) return prefix_of(organization) .. 'l:' .. lane .. ':m' end
@@ -115,30 +117,37 @@ function operations.take(organization, lane, answered)
   return {'OK', token, position, attempts, fields, epoch, speaks, record[7] == position and 1 or 0}
 end
 
-function operations.finish(organization, lane, token, head)
+-- Ends the item, and those before it: to go on with a later one says that the earlier left nothing.
+function operations.finish(organization, lane, token, last)
   local name, queue = record_of(organization, lane), queue_of(organization, lane)
   local record = call('HMGET', name, 't', 'o', 'w')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', 'lane', record[2] or ''} end
-  local items = call('LRANGE', queue, 0, 1)
-  if items[1] ~= head then return {'FENCED', 'head', head} end
-  finished[organization] = (finished[organization] or 0) + 1
-  if not items[2] then
+  local items, done = call('LRANGE', queue, 0, 2 * AHEAD - 1), nil
+  for i = 1, AHEAD do if items[i] == last then done = i end end
+  if not done then return {'FENCED', 'head', last} end
+  finished[organization] = (finished[organization] or 0) + done
+  if not items[done + 1] then
     call('DEL', name, queue)
     silence(record[3])
     return {'OK'}
   end
-  call('LPOP', queue)
+  call('LTRIM', queue, done, -1)
   call('HSET', name, 'a', '1', 'ds', '0', 'x', expiry, 'xl', length)
-  return {'OK', items[2], item(organization, items[2])}
+  local reply = {'OK'}
+  for i = done + 1, math.min(#items, done + AHEAD) do
+    local fields, epoch, holder = item(organization, items[i])
+    room = room - #fields
+    if i > done + 1 and room < 0 then break end
+    for _, part in ipairs({items[i], fields, epoch, holder}) do reply[#reply + 1] = part end
+  end
+  return reply
 end
 
-function operations.renew(organization, lane, token)
+function operations.renew(organization, lane, token, position)
   local name = record_of(organization, lane)
   local record = call('HMGET', name, 't', 'o')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
   call('HSET', name, 'x', expiry, 'xl', length)
-  local position = call('LINDEX', queue_of(organization, lane), 0)
-  if not position then return {'OK', '0', ''} end
   local _, epoch, holder = item(organization, position)
   return {'OK', epoch, holder}
 end

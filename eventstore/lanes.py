@@ -226,36 +226,34 @@ class Lanes:
 
     async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
         reply = await self._ask("take", org, lane, doorbell)
-        match reply:
-            case [b"OK", token, position, attempts, fields, epoch, holder, dropped]:
-                at = Position.of(position)
-                held = Held(lane, self.owner, token.decode(), at)
-                event = codec.joined(org, position, fields) if fields else None
-                return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
-            case [b"BUSY", owner, left]:
-                return Busy(owner.decode(), int(left))
-            case [why]:
-                return NothingToTake(why.decode().lower())
-        raise StoreError(f"the lane script answered {reply!r}")
+        if reply[0] == b"OK":
+            _, token, position, attempts, fields, epoch, holder, dropped = reply
+            at = Position.of(position)
+            held = Held(lane, self.owner, token.decode(), at)
+            event = codec.joined(org, position, fields) if fields else None
+            return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
+        if reply[0] == b"BUSY":
+            return Busy(reply[1].decode(), int(reply[2]))
+        return NothingToTake(reply[0].decode().lower())
 
     async def finish(self, org: OrgId, held: Held) -> NextItem | Fenced | None:
-        """Ends an item that leaves nothing on the log; the lane's next item, or None: then nobody holds it any more.
+        """Ends an item that leaves nothing on the log, and those before it; the lane's next items, or None: then nobody
+        holds it any more.
 
         As safe as with an append: fenced by token and item, in one step with the lane's next.
         """
-        match await self._ask("finish", org, held.lane, held.token, str(held.head)):
-            case [b"OK"]:
-                return None
-            case [b"OK", position, fields, epoch, holder]:
-                event = codec.joined(org, position, fields) if fields else None
-                return NextItem(Position.of(position), event, int(epoch), holder.decode())
-            case [b"FENCED", why, detail]:
-                return Fenced(why.decode(), detail.decode())
-            case reply:
-                raise StoreError(f"the lane script answered {reply!r}")
+        reply = await self._ask("finish", org, held.lane, held.token, str(held.head))
+        if reply[0] == b"FENCED":
+            return Fenced(reply[1].decode(), reply[2].decode())
+        following: NextItem | None = None
+        for at in range(len(reply) - 4, 0, -4):
+            position, fields, epoch, holder = reply[at : at + 4]
+            event = codec.joined(org, position, fields) if fields else None
+            following = NextItem(Position.of(position), event, int(epoch), holder.decode(), following)
+        return following
 
     async def renew(self, org: OrgId, held: Held) -> Renewed | Lost:
-        reply = await self._ask("renew", org, held.lane, held.token)
+        reply = await self._ask("renew", org, held.lane, held.token, str(held.head))
         if reply[0] == b"OK":
             return Renewed(int(reply[1]), reply[2].decode())
         return Lost(reply[1].decode())

@@ -99,9 +99,9 @@ class Lane:
             return taken if isinstance(taken, Busy) else None
         item: Item = taken
         _, owner, token, *_ = taken.held
-        for _ in range(ITEMS_IN_A_ROW):
+        for place in range(ITEMS_IN_A_ROW + 1):
             self.held = Held(self._bell.lane, owner, token, item.position)
-            if self._is_stopping():
+            if self._is_stopping() or place == ITEMS_IN_A_ROW:
                 break
             following = await self._handle(self.held, item)
             if following is None:
@@ -233,8 +233,7 @@ class Lane:
 
     async def _release(self) -> None:
         assert self.held is not None
-        held = self.held._replace(head=None)
-        await self._services.log.append(self.org, Append(held=held, disposal=RELEASE))
+        await self._services.log.append(self.org, Append(held=self.held, disposal=RELEASE))
 
     async def _let_go(self) -> None:
         """Releases the lane if the log can be reached; otherwise its lease runs out."""

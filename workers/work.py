@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +27,10 @@ from workers.errors import LaneLost, Overtaken, TryAgain
 from workers.model import Model
 from workers.retry import Policy
 from workers.tool_call import Toolbox
+
+
+FRESH_S = 0.1
+"""For so long an item handed out with the one before it is as good as a new look: who speaks may change meanwhile."""
 
 
 async def _no_calls(org: OrgId) -> CallProvider | None:
@@ -110,6 +115,8 @@ class Work:
         self.attempts = taken.attempts if isinstance(taken, Taken) else 1
         self.epoch = taken.epoch
         self.holder = taken.holder
+        self._following = taken.following if isinstance(taken, NextItem) else None
+        self._begun = time.monotonic()
         self._held = held
         self._deltas = 0
         self._looked_until = item.run
@@ -163,10 +170,13 @@ class Work:
         raise _refusal(outcome)
 
     async def finish(self, done: Done, lanes: Lanes) -> NextItem | None:
-        """For the runner: the end of the item, with all that follows from it, and the lane's next."""
+        """For the runner: the end of the item, with all that follows from it, and the lane's next. If nothing follows,
+        that is said with what is said next of the lane, at most a few items later."""
         events = [*done.events, *await callbacks.requested(self.log, self.item, self.body, done.events)]
         if events or done.epoch is not None:
             return await self.dispose(done._replace(events=events), Disposal("finish", lease_ms=lanes.lease_ms))
+        if self._following is not None and time.monotonic() - self._begun < FRESH_S:
+            return self._following
         following = await lanes.finish(self.org, self._held)
         if isinstance(following, Fenced):
             raise _refusal(following)

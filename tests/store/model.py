@@ -28,6 +28,9 @@ from eventstore.events import DELTA_TYPES
 from eventstore.lanes import Busy, Lost, NothingToTake, Renewed, Taken
 from eventstore.schema import ConversationId, Event, OrgId, Position, Recorded, Sibling
 
+AHEAD = 4
+"""Items of one lane that a worker may have in hand."""
+
 
 @dataclass
 class Conversation:
@@ -97,6 +100,8 @@ class ModelStore:
             at = self._tick(now)
             positions.append(at)
             versions.append(self._write(event, at, positions, request))
+        if lane and held and not (request.disposal and request.disposal.kind in ("redrive", "drop")):
+            self._pass_over(held, lane)
         if request.events and lane and held and held.sequence is not None:
             lane.sequence = held.sequence
         epoch = self._control(request.control, guarded)
@@ -110,9 +115,9 @@ class ModelStore:
             return None
         if lane is None or (lane.token, lane.owner) != (held.token, held.owner):
             return Fenced("lane", lane.owner if lane else "")
-        if held.head is not None and lane.queue[0] != held.head:
+        if held.head is not None and held.head not in lane.queue[:AHEAD]:
             return Fenced("head", str(held.head))
-        if held.sequence is not None and held.sequence <= lane.sequence:
+        if held.sequence is not None and held.head in (None, lane.queue[0]) and held.sequence <= lane.sequence:
             return Duplicate([], 0, [])
         return None
 
@@ -257,7 +262,19 @@ class ModelStore:
         if refusal is not None or lane is None:
             assert isinstance(refusal, Fenced)
             return refusal
-        return self._dispose(held.lane, lane, Disposal("finish", lease_ms=self.lease_ms), now)
+        self._pass_over(held, lane)
+        self._dispose(held.lane, lane, Disposal("finish", lease_ms=self.lease_ms), now)
+        following: NextItem | None = None
+        for item in reversed(lane.queue[:AHEAD]):
+            speaks = self._speaks(event := self._at(item))
+            following = NextItem(item, event, speaks.epoch, speaks.holder, following)
+        return following
+
+    def _pass_over(self, held: Held, lane: Lane) -> None:
+        """Items before the one that is handled: they left nothing."""
+        while held.head is not None and lane.queue[0] != held.head:
+            self.finished.setdefault(held.lane, []).append(lane.queue.pop(0))
+            lane.sequence = 0
 
     def renew(self, held: Held, owner: str, now: int) -> Renewed | Lost:
         lane = self.lanes.get(held.lane, Lane())

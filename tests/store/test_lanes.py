@@ -253,16 +253,17 @@ async def test_a_lane_whose_last_item_leaves_nothing_leaves_no_keys(store: Store
 
 
 async def test_nothing_is_finished_without_the_lane_and_its_item(store: Store) -> None:
-    await store.write(fact(lane="l"), fact(lane="l"), fact(lane="l"))
+    await store.write(*[fact(lane="l")] * 6)
     zombie = (await take(store)).held
     store.clock.advance(LEASE_MS)
     held = (await take(store, owner="worker-2")).held
-    later = held._replace(head=(await store.queue("l"))[1])
+    later = held._replace(head=(await store.queue("l"))[4])  # never handed out
     before = await store.state()
     assert await store.lanes().finish(ACME, zombie) == Fenced("lane", "worker-2")
     assert await store.lanes().finish(ACME, held) == Fenced("lane", "worker-2")
     assert await store.lanes("worker-2").finish(ACME, zombie) == Fenced("lane", "worker-2")
     assert await store.lanes("worker-2").finish(ACME, later) == Fenced("head", str(later.head))
+    assert await store.append(fact(), held=later) == Fenced("head", str(later.head))
     assert await store.state() == before
     assert isinstance(await store.lanes("worker-2").finish(ACME, held), NextItem)
     assert await store.lanes("worker-2").finish(ACME, held) == Fenced("head", str(held.head))
@@ -275,6 +276,88 @@ async def test_an_item_the_log_no_longer_holds_is_handed_on_as_such(store: Store
     item = await store.lanes().finish(ACME, lane.held)
     assert isinstance(item, NextItem)
     assert item.event is None
+
+
+# Items that leave nothing, several at once
+
+
+def positions_of(item: NextItem | Fenced | None) -> list[Position]:
+    """Of the items that were handed out together."""
+    if item is None:
+        return []
+    assert isinstance(item, NextItem)
+    assert item.event is None or item.event.position == item.position
+    return [item.position, *positions_of(item.following)]
+
+
+async def handed_out(store: Store, items: int = 10) -> tuple[Held, list[Position]]:
+    """A held lane with items whose first has been ended, and those that were handed out then."""
+    await store.write(*[fact(lane="l")] * items)
+    held = (await take(store)).held
+    upcoming = positions_of(await store.lanes().finish(ACME, held))
+    return held, upcoming
+
+
+async def test_a_few_items_are_handed_out_together(store: Store) -> None:
+    _, upcoming = await handed_out(store)
+    assert upcoming == (await store.queue("l"))[:4]
+
+
+async def test_whoever_ends_an_item_has_ended_those_before_it(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    again = positions_of(await store.lanes().finish(ACME, held._replace(head=upcoming[2])))
+    assert again[0] == upcoming[3]
+    assert again == (await store.queue("l"))[:4]
+    assert await store.lanes().finish(ACME, held._replace(head=upcoming[1])) == Fenced("head", str(upcoming[1]))
+    last = positions_of(await store.lanes().finish(ACME, held._replace(head=again[3])))
+    assert last == await store.queue("l")
+    assert await store.lanes().finish(ACME, held._replace(head=last[-1])) is None
+
+
+async def test_whoever_appends_for_an_item_has_ended_those_before_it(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    first, second = held._replace(head=upcoming[0], sequence=1), held._replace(head=upcoming[2], sequence=1)
+    await store.write(delta(upcoming[0]), held=first)
+    await store.write(delta(upcoming[2]), held=second)
+    assert (await store.queue("l"))[0] == upcoming[2]
+    assert isinstance(await store.append(delta(upcoming[2]), held=second), Duplicate)
+    assert await store.append(delta(upcoming[0], 2), held=first) == Fenced("head", str(upcoming[0]))
+
+
+async def test_going_on_with_a_later_item_forgets_the_deltas_of_the_one_before(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    await store.write(delta(upcoming[0]), held=held._replace(head=upcoming[0], sequence=5))
+    await store.write(fact(), held=held._replace(head=upcoming[1]))
+    await store.write(delta(upcoming[1]), held=held._replace(head=upcoming[1], sequence=1))
+
+
+async def test_a_lane_is_handed_back_from_the_item_that_was_not_begun(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    await store.end(held._replace(head=upcoming[1]), "release")
+    again = await take(store)
+    assert (again.position, again.attempts) == (upcoming[1], 1)
+
+
+async def test_what_is_refused_ends_nothing(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    before = await store.state()
+    assert isinstance(await store.append(fact(ANN), held=held._replace(head=upcoming[1]), epoch=7), Fenced)
+    assert await store.state() == before
+
+
+async def test_large_items_are_handed_out_one_by_one(store: Store) -> None:
+    await store.write(*[fact(text="x" * 40_000, lane="l")] * 3)
+    item = await store.lanes().finish(ACME, (await take(store)).held)
+    assert len(positions_of(item)) == 1
+
+
+async def test_renewing_tells_who_speaks_where_the_item_in_hand_belongs(store: Store) -> None:
+    await store.write(*[fact(conversation, lane="l") for conversation in (ANN, ANN, BEN)])
+    held = (await take(store)).held
+    upcoming = positions_of(await store.lanes().finish(ACME, held))
+    await store.write(fact(BEN), control=Control("take", "7"))
+    assert await store.lanes().renew(ACME, held._replace(head=upcoming[0])) == Renewed(0, "")
+    assert await store.lanes().renew(ACME, held._replace(head=upcoming[1])) == Renewed(1, "7")
 
 
 # Many lanes at once

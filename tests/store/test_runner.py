@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -16,7 +17,7 @@ from eventstore.schema import ConversationId, Event
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.small_handlers import did, done, echo, handler, text_of
 from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
-from workers.work import Done, Work
+from workers.work import FRESH_S, Done, Work
 
 LATER = Event(Custom(name="custom.late"), "system:test")
 
@@ -95,6 +96,48 @@ async def test_a_dead_workers_lane_is_taken_up_by_another(shop: Workshop) -> Non
     async with shop.worker(shop.services(), handlers=handler(finish)):
         await shop.seen.until(lambda events: done(events) == ["one"])
     assert attempts == [1, 2]
+
+
+async def test_items_that_leave_nothing_end_with_the_next_that_leaves_something(shop: Workshop) -> None:
+    """Five items on, the worker dies before it has said anything: what nobody was told of is done again, in order."""
+    texts: list[str] = []
+    reached, hangs = asyncio.Event(), asyncio.Event()
+
+    async def silent(work: Work) -> Done:
+        texts.append(text_of(work))
+        if len(texts) == 5:
+            reached.set()
+            await hangs.wait()
+        return Done([did(text_of(work))] if text_of(work) in ("4", "7") else ())
+
+    for number in range(8):
+        await shop.say(str(number))
+    async with shop.worker(shop.services(), handlers=handler(silent), lease_ms=200) as first:
+        await reached.wait()
+        await first.crash()
+    async with shop.worker(shop.services(), handlers=handler(silent), lease_ms=200):
+        await shop.seen.until(lambda events: done(events) == ["4", "7"])
+    again = texts[5:]
+    assert texts[:5] == ["0", "1", "2", "3", "4"]
+    assert again == [str(number) for number in range(int(again[0]), 8)]
+    assert int(again[0]) >= 1, "the first was ended before others were handed out"
+
+
+async def test_who_speaks_is_looked_at_anew_after_an_item_that_took_long(shop: Workshop) -> None:
+    holders: dict[str, str] = {}
+
+    async def look(work: Work) -> Done:
+        holders[text_of(work)] = work.holder
+        if text_of(work) == "1":
+            await shop.take_control(ANN)
+            time.sleep(FRESH_S)
+        return Done([did("3")] if text_of(work) == "3" else ())
+
+    for number in range(4):
+        await shop.say(str(number))
+    async with shop.worker(shop.services(), handlers=handler(look)):
+        await shop.seen.until(lambda events: done(events) == ["3"])
+    assert holders == {"0": "", "1": "", "2": "7", "3": "7"}
 
 
 async def test_a_zombie_that_wakes_up_leaves_no_trace(shop: Workshop) -> None:
