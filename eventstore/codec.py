@@ -103,7 +103,7 @@ def digest(stored_type: bytes, conversation: str | None, actor: str, data: bytes
 
 
 def joined(org: OrgId, entry_id: bytes, fields: bytes) -> Recorded:
-    """One fact as a script passes it on: names and values joined by NUL. Only the digest, which is last, may hold it."""
+    """One fact as a script passes it on: names and values joined by NUL, which only the digest, the last, may hold."""
     return recorded(org, entry_id, fields.split(b"\0", 2 * len(_FACT) - 1))
 
 

@@ -28,7 +28,6 @@ from workers.model import Model
 from workers.retry import Policy
 from workers.tool_call import Toolbox
 
-
 FRESH_S = 0.1
 """For so long an item handed out with the one before it is as good as a new look: who speaks may change meanwhile."""
 

@@ -19,7 +19,7 @@ from eventstore.append import (
     NextItem,
     Outcome,
 )
-from eventstore.errors import CommandFailed, StoreUnavailable
+from eventstore.errors import CommandFailed
 from eventstore.keys import SHARDS, shard_of
 from eventstore.lanes import LEASE_MS, MAX_TOGETHER, Busy, Doorbell, Lanes, Lost, NothingToTake, Parked, Renewed, Taken
 from eventstore.log import Log

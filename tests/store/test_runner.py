@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -17,6 +16,7 @@ from eventstore.schema import ConversationId, Event
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.small_handlers import did, done, echo, handler, text_of
 from tests.support.workshop import ACME, ANN, BEN, Workshop, workshop
+from workers.handlers import HANDLERS
 from workers.work import FRESH_S, Done, Work
 
 LATER = Event(Custom(name="custom.late"), "system:test")
@@ -101,10 +101,12 @@ async def test_a_dead_workers_lane_is_taken_up_by_another(shop: Workshop) -> Non
 async def test_items_that_leave_nothing_end_with_the_next_that_leaves_something(shop: Workshop) -> None:
     """Five items on, the worker dies before it has said anything: what nobody was told of is done again, in order."""
     texts: list[str] = []
+    attempts: list[int] = []
     reached, hangs = asyncio.Event(), asyncio.Event()
 
     async def silent(work: Work) -> Done:
         texts.append(text_of(work))
+        attempts.append(work.attempts)
         if len(texts) == 5:
             reached.set()
             await hangs.wait()
@@ -121,6 +123,11 @@ async def test_items_that_leave_nothing_end_with_the_next_that_leaves_something(
     assert texts[:5] == ["0", "1", "2", "3", "4"]
     assert again == [str(number) for number in range(int(again[0]), 8)]
     assert int(again[0]) >= 1, "the first was ended before others were handed out"
+    assert attempts == [1] * 5 + [2] + [1] * (7 - int(again[0]))
+
+
+def test_every_item_may_count_an_attempt_that_was_anothers() -> None:
+    assert all(each.policy.max_attempts > 1 for each in HANDLERS)
 
 
 async def test_who_speaks_is_looked_at_anew_after_an_item_that_took_long(shop: Workshop) -> None:
@@ -130,7 +137,7 @@ async def test_who_speaks_is_looked_at_anew_after_an_item_that_took_long(shop: W
         holders[text_of(work)] = work.holder
         if text_of(work) == "1":
             await shop.take_control(ANN)
-            time.sleep(FRESH_S)
+            await asyncio.sleep(FRESH_S)  # longer than what was handed out with it stays fresh
         return Done([did("3")] if text_of(work) == "3" else ())
 
     for number in range(4):
