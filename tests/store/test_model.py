@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytest
@@ -26,6 +27,7 @@ from hypothesis.stateful import (
 from eventstore import keys
 from eventstore.append import APPEND, Append, Appended, Control, Disposal, Fenced, Held, Idempotency, NextItem
 from eventstore.connection import Pipe, pool_for
+from eventstore.errors import StoreUnavailable
 from eventstore.lanes import LANES, Busy, Lanes, NothingToTake, Taken
 from eventstore.log import Log
 from eventstore.schema import ORIGIN, ConversationId, Event, Position, Sibling
@@ -82,6 +84,9 @@ WORK: dict[str, Any] = {
     "streams": st.booleans(),
 }
 
+PATIENT_S, CONNECTS = 60.0, 20
+"""No history depends on how soon the server answers, and a long run shares its machine with others."""
+
 
 class Backend:
     """One Redis with the owners that work on it."""
@@ -115,7 +120,7 @@ class Histories(RuleBasedStateMachine):
         self.server.flush()
         self.backends = [
             Backend("fakeredis", Pipe(fake_pool(), (APPEND, LANES)), self.clock),
-            Backend("server", Pipe(pool_for(self.server.url), (APPEND, LANES)), self.clock),
+            Backend("server", Pipe(pool_for(self.server.url), (APPEND, LANES), timeout_s=PATIENT_S), self.clock),
         ]
         self.holds: list[Held] = []
         """Every lane that was ever held: the last ones are alive, all others are zombies."""
@@ -137,7 +142,10 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.on_each(lambda backend: backend.lanes[DRAIN].join())
+        for _ in range(CONNECTS):
+            with suppress(StoreUnavailable):
+                self.on_each(lambda backend: backend.lanes[DRAIN].join())
+                return
 
     # Appending
 
