@@ -9,6 +9,7 @@ from tests.chaos.schedule import LASTS_S, schedule
 from tests.chaos.storm import Storm, weather
 
 SEED, SECONDS = 2151, 4.0
+STORMS = 3
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
@@ -22,10 +23,12 @@ async def test_nothing_is_lost_doubled_or_reordered_whatever_breaks() -> None:
 
 
 async def test_a_textbook_worker_is_caught_doubling_or_reordering_in_the_same_storm() -> None:
-    report = await weather(Storm(SEED, SECONDS, workers="textbook"))
-    assert [sentence for sentence in report.violations if "2 outcomes" in sentence or "out of order" in sentence], (
-        report
-    )
+    """On a busy machine it may be lucky: the faults are the same each time, what they hit is not."""
+    for _ in range(STORMS):
+        report = await weather(Storm(SEED, SECONDS, workers="textbook"))
+        if any("2 outcomes" in sentence or "out of order" in sentence for sentence in report.violations):
+            return
+    pytest.fail(f"nothing of it was found: {report}")
 
 
 def test_a_seed_breaks_the_same_things_at_the_same_moments_and_everything_once() -> None:
