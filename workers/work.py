@@ -189,6 +189,7 @@ class Work:
         disposal: Disposal | None = None,
         expected: int | None = None,
     ) -> Outcome:
+        self._following = None  # what is written may change who speaks
         return await self.log.append(
             self.org,
             Append(

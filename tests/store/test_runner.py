@@ -130,14 +130,20 @@ def test_every_item_may_count_an_attempt_that_was_anothers() -> None:
     assert all(each.policy.max_attempts > 1 for each in HANDLERS)
 
 
-async def test_who_speaks_is_looked_at_anew_after_an_item_that_took_long(shop: Workshop) -> None:
+@pytest.mark.parametrize("looked_anew_after", ["time", "a fact"])
+async def test_who_speaks_is_looked_at_anew_after_an_item_that_took_long_or_wrote(
+    shop: Workshop, looked_anew_after: str
+) -> None:
     holders: dict[str, str] = {}
 
     async def look(work: Work) -> Done:
         holders[text_of(work)] = work.holder
         if text_of(work) == "1":
             await shop.take_control(ANN)
-            await asyncio.sleep(FRESH_S)  # longer than what was handed out with it stays fresh
+            if looked_anew_after == "time":
+                await asyncio.sleep(FRESH_S)  # longer than what was handed out with it stays fresh
+            else:
+                await work.append(LATER)
         return Done([did("3")] if text_of(work) == "3" else ())
 
     for number in range(4):
