@@ -26,7 +26,7 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
     User and password (`user:password@`) are those of the Redis servers; Sentinels that want one are given theirs by
     `?sentinel_username=…&sentinel_password=…`.
     """
-    parts = urlsplit(url)
+    parts = split(url)
     scheme, _, kind = parts.scheme.partition("+")
     match kind:
         case "":
@@ -41,6 +41,13 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
 
             return ClusterPipe(connect, _addresses(parts, PORT), scripts, timeout_s=timeout_s)
     raise ValueError(f"{parts.scheme}:// is none of redis, rediss, unix, redis+sentinel and redis+cluster")
+
+
+def split(url: str) -> SplitResult:
+    """As `urlsplit`, which Debian's Python and newer ones let refuse an IPv6 address behind another one."""
+    scheme, _, rest = url.partition("://")
+    place = rest[: min(f"{rest}{mark}".index(mark) for mark in "/?#")]
+    return urlsplit(f"{scheme}://{rest.removeprefix(place)}")._replace(netloc=place)
 
 
 async def check_kind(pipe: Pipe) -> None:

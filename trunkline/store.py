@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import urlsplit
 
 from eventstore.connection import Pipe
 from eventstore.embedded import running_url
 from eventstore.errors import StoreError
-from eventstore.servers import check_kind, pipe_to
+from eventstore.servers import check_kind, pipe_to, split
 from trunkline.errors import StartError
 from trunkline.settings import Settings
 
@@ -47,5 +46,5 @@ def _unusable(url: str, error: Exception) -> StartError:
 
 def shown(url: str) -> str:
     """The address without its password."""
-    parts = urlsplit(url)
+    parts = split(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
