@@ -19,6 +19,7 @@ if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME bef
 
 local call = redis.call
 local AHEAD = 4 -- items of one lane that a worker may have in hand, as in lanes.lua
+local EXPIRY_STEP_MS = 3600000 -- so much longer lives a run's list, which need not be told to with every delta
 local function int(number) return string.format('%.0f', number) end
 
 local prefix = string.sub(KEYS[1], 1, -4)
@@ -153,7 +154,9 @@ for i = 1, n_events do
     local source = '\0' .. ARGV[at + 4] .. '\0' .. conversation .. '\0' .. cause .. '\0' .. ARGV[at + 5]
     local first = call('LINDEX', index, 0)
     call('RPUSH', index, first and string.sub(first, -#source) == source and packed or packed .. source)
-    call('PEXPIRE', index, retention)
+    if not first or ms - tonumber(string.match(first, '^%d+')) > EXPIRY_STEP_MS then
+      call('PEXPIRE', index, retention + EXPIRY_STEP_MS)
+    end
     if conversation ~= '' then call('HSET', record_of(conversation), 'dr', run) end -- whose deltas came last
     versions[i] = ''
   else
