@@ -126,7 +126,8 @@ class Tailer:
         a second look costs less than a second write to every subscriber."""
         heard = await self._listener.wait([_next(audience) for audience in self._ahead])
         self._ring(heard.organizations)
-        self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell in heard.unclear)
+        for bell in heard.unclear:  # none, mostly: all organizations are looked at
+            self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
         ahead = dict(zip(self._ahead, heard.pages, strict=False))  # none, where the wait was interrupted
         self._ring(audience.org for audience, events in ahead.items() if events)
         return {audience: events for audience, events in ahead.items() if not 0 < len(events) < self._came[audience]}
