@@ -117,7 +117,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, entrance: Entrance) -> None:
         self._entrance = entrance
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = None
+        """Made for the first such request: most connections are streams, and cost less without."""
         self._answering: asyncio.Task[bytes | None] | None = None
         self._later: list[bytes] = []
         self._is_used = True
@@ -136,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._entrance.connections.discard(self)
-        del self._parser  # which knows this object
+        self._parser = None  # it knows this object
 
     def pause_writing(self) -> None:
         """A client that does not read its answers is asked nothing more."""
@@ -155,6 +156,8 @@ class Connection(asyncio.Protocol):
         if begins and not data.startswith(FIRST_LINE):
             self._hand_over()
             return
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
