@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from edges.in_flight import IN_FLIGHT
 from edges.pace import PACE
 from edges.tickets import give_back
-from edges.wire import NDJSON, NDJSON_TYPE, SSE, SSE_TYPE, ndjson, retry, sse, wanted
+from edges.wire import NDJSON, NDJSON_TYPE, SSE, SSE_TYPE, Frame, ndjson, retry, sse, wanted
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
 from eventstore.telemetry import REQUESTS
@@ -104,13 +104,13 @@ def problem(request: web.Request, error: ApiError) -> Body:
 def tools_sse(request: web.Request, error: ApiError) -> Body:
     """`/api/sse`: one `error` event, whatever Accept says, as the whole surface is SSE."""
     body = {"type": "error", "error": error.message, "statusCode": error.status, "code": error.code}
-    return sse(msgspec.json.encode(body), event="error"), SSE_TYPE
+    return sse(Frame(msgspec.json.encode(body), "error")), SSE_TYPE
 
 
 def tools_ndjson(request: web.Request, error: ApiError) -> Body:
     """`/api/stream`: one line."""
     body = {"type": "error", "error": error.message, "code": error.code}
-    return ndjson(msgspec.json.encode(body)), NDJSON_TYPE
+    return ndjson(Frame(msgspec.json.encode(body))), NDJSON_TYPE
 
 
 def tools_json(request: web.Request, error: ApiError) -> Body:

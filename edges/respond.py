@@ -182,8 +182,9 @@ async def _page(log: Log, plan: Plan, subscriber: Subscriber, head: Position) ->
         cut = events[-1].position if len(events) >= count else None
         size = sum(len(event.data) + len(event.personal) for event in events)
         subscriber.page = next_count(count, size, PAGE_BYTES, PAGE)
-    reached = min(cut, head) if cut is not None else head
-    return [event for event in events if event.position <= head], reached
+    if events and events[-1].position > head:
+        events = [event for event in events if event.position <= head]
+    return events, min(cut, head) if cut is not None else head
 
 
 async def send(request: web.Request, subscriber: Subscriber, format: Format, payload: bytes) -> None:

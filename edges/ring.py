@@ -49,7 +49,7 @@ class Entry:
         encoded = self.encoded.get(key)
         if encoded is None:
             frames = dialect.render(self.event)
-            encoded = wire.encode(frames, str(self.event.position)) if frames else b""
+            encoded = wire.encode(frames, self.event.position.encode()) if frames else b""
             self.encoded[key] = encoded
         return encoded
 

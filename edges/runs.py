@@ -161,7 +161,7 @@ async def _refuse_with_gap(
     frame = Frame(gap.data(), "gap" if format.dialect.named else None)
     response = web.StreamResponse(headers={"Content-Type": format.wire.content_type, **STREAM_HEADERS})
     await response.prepare(request)
-    await response.write(format.wire.encode([frame], str(gap.resume)))
+    await response.write(format.wire.encode([frame], gap.resume.encode()))
     await response.write_eof()
     return response
 

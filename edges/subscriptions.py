@@ -115,4 +115,4 @@ class Format(NamedTuple):
     def notice(self, data: bytes, name: str, position: Position) -> bytes:
         """A frame about the stream itself."""
         frame = Frame(self.dialect.notice(data, position), name if self.dialect.named else None)
-        return self.wire.encode([frame], str(position))
+        return self.wire.encode([frame], position.encode())

@@ -28,26 +28,26 @@ class Wire(NamedTuple):
 
     name: str
     content_type: str
-    encode: Callable[[Sequence[Frame], str | None], bytes]
+    encode: Callable[[Sequence[Frame], bytes | None], bytes]
     heartbeat: bytes
 
 
-def sse(data: bytes, *, event: str | None = None, id: str | None = None) -> bytes:
-    """One SSE event. `data` must be on one line, as encoded JSON is."""
-    head = f"id: {id}\n" if id is not None else ""
-    if event is not None:
-        head += f"event: {event}\n"
-    return b"%bdata: %b\n\n" % (head.encode(), _one_line(data))
+def sse(frame: Frame, id: bytes | None = None) -> bytes:
+    """One SSE event. Its data must be on one line, as encoded JSON is."""
+    name = b"" if frame.name is None else b"event: %b\n" % frame.name.encode()
+    if id is None:
+        return b"%bdata: %b\n\n" % (name, _one_line(frame.data))
+    return b"id: %b\n%bdata: %b\n\n" % (id, name, _one_line(frame.data))
 
 
-def ndjson(data: bytes, *, id: str | None = None) -> bytes:
+def ndjson(frame: Frame, id: bytes | None = None) -> bytes:
     """One line. The id leads the object, unless the object already begins with one."""
-    return _identified(_one_line(data), id) + b"\n"
+    return _identified(_one_line(frame.data), id) + b"\n"
 
 
-def websocket_text(data: bytes, *, id: str | None = None) -> bytes:
+def websocket_text(frame: Frame, id: bytes | None = None) -> bytes:
     """One whole text message of a server, uncompressed; the id as in NDJSON."""
-    payload = _identified(data, id)
+    payload = _identified(frame.data, id)
     size = len(payload)
     if size < 126:
         return b"\x81%c%b" % (size, payload)
@@ -60,11 +60,11 @@ def websocket_close(code: int) -> bytes:
     return b"\x88\x02%b" % code.to_bytes(2, "big")
 
 
-def _identified(data: bytes, id: str | None) -> bytes:
+def _identified(data: bytes, id: bytes | None) -> bytes:
     if id is None or data.startswith(b'{"id":'):
         return data
     separator = b"" if data == b"{}" else b","
-    return b'{"id":"%b"%b%b' % (id.encode(), separator, data[1:])
+    return b'{"id":"%b"%b%b' % (id, separator, data[1:])
 
 
 def _one_line(data: bytes) -> bytes:
@@ -80,8 +80,8 @@ def _one_line(data: bytes) -> bytes:
 _UNICODE_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in ("\x85", "\u2028", "\u2029"))
 
 
-def _encode(one: Callable[[Frame, str | None], bytes]) -> Callable[[Sequence[Frame], str | None], bytes]:
-    def encode(frames: Sequence[Frame], position: str | None) -> bytes:
+def _encode(one: Callable[[Frame, bytes | None], bytes]) -> Callable[[Sequence[Frame], bytes | None], bytes]:
+    def encode(frames: Sequence[Frame], position: bytes | None) -> bytes:
         if len(frames) == 1:
             return one(frames[0], position)
         last = len(frames) - 1
@@ -91,9 +91,9 @@ def _encode(one: Callable[[Frame, str | None], bytes]) -> Callable[[Sequence[Fra
 
 
 # A comment ends with its line. A blank line after it would make httpx-sse hand out an empty event.
-SSE = Wire("sse", SSE_TYPE, _encode(lambda frame, id: sse(frame.data, event=frame.name, id=id)), b": hb\n")
-NDJSON = Wire("ndjson", NDJSON_TYPE, _encode(lambda frame, id: ndjson(frame.data, id=id)), b'{"type":"heartbeat"}\n')
-WEBSOCKET = Wire("websocket", "", _encode(lambda frame, id: websocket_text(frame.data, id=id)), b"\x89\x00")
+SSE = Wire("sse", SSE_TYPE, _encode(sse), b": hb\n")
+NDJSON = Wire("ndjson", NDJSON_TYPE, _encode(ndjson), b'{"type":"heartbeat"}\n')
+WEBSOCKET = Wire("websocket", "", _encode(websocket_text), b"\x89\x00")
 """Its heartbeat is a ping."""
 
 

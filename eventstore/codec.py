@@ -159,8 +159,9 @@ def deltas(org: OrgId, run: bytes, first: bytes, *packed: bytes) -> list[Recorde
     usual, events = _source(*first.split(b"\0")[3:]), []
     of_run = _position(run) if run else None
     for each in packed:
-        entry_id, data, personal, *other = each.split(b"\0")
-        stored_type, schema, conversation, cause, actor = _source(*other) if other else usual
+        parts = each.split(b"\0")
+        entry_id, data, personal = parts[:3]
+        stored_type, schema, conversation, cause, actor = usual if len(parts) == 3 else _source(*parts[3:])
         position = Position.of(entry_id)
         events.append(
             Recorded(

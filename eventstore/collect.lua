@@ -5,9 +5,9 @@
 --      6 a: after a position | b: before it   7 ms   8 seq   9 after: bytes of fields with which a page is full
 --      10 after: with a look at the log as of now (1|0)
 --
--- Reply: {where the page was cut ('' = it was not), entries, look}: a fact as XRANGE gives it; deltas of one run that follow one
--- another as {run, the run's first, deltas...}, as append.lua has packed them. To pass on what it found in a stream costs
--- a script as much as to find it.
+-- Reply: {where the page was cut ('' = it was not), entries, look}: a fact as {id, names and values joined by NUL}, which
+-- only the last may hold; deltas of one run that follow one another as {run, the run's first, deltas...}, as append.lua
+-- has packed them. To pass on twenty strings costs a script as much as to find them.
 local call = redis.call
 local prefix = string.sub(KEYS[1], 1, -4)
 local tok = prefix .. 'tok'
@@ -35,14 +35,21 @@ local function below(index, edge, including)
   return low
 end
 
-local function fact_at(id) return call('XRANGE', KEYS[1], id, id)[1] end
+local function entry_at(stream, id) -- as it is passed on, and its run
+  local found = call('XRANGE', stream, id, id)[1]
+  if not found then return nil end
+  local fields, run = found[2], nil
+  for i = 1, #fields, 2 do if fields[i] == 'r' then run = fields[i + 1] end end
+  return {id, table.concat(fields, '\0')}, run
+end
+local function fact_at(id) return entry_at(KEYS[1], id) end
 
 local index = kind == 'c' and prefix .. 'c:' .. name .. ':ix' or prefix .. 'run:' .. name .. ':f'
 if ARGV[6] == 'b' then
   local entries, upto = {}, below(index, edge, false)
   local from = math.max(0, upto - most)
   local ids = upto > 0 and call('LRANGE', index, from, upto - 1) or {}
-  for _, id in ipairs(ids) do entries[#entries + 1] = fact_at(id) end
+  for _, id in ipairs(ids) do entries[#entries + 1] = (fact_at(id)) end
   return {from > 0 and ids[1] or '', entries}
 end
 
@@ -61,15 +68,14 @@ elseif ARGV[3] == '1' then
     -- A delta belongs to a run with a later fact, or to the run that wrote last: a lane handles one run at a time, and
     -- a run's last event is a fact. That fact may lie behind the page.
     runs[latest] = true
-    local function note(entry)
-      for i = 1, entry and #entry[2] or 0, 2 do if entry[2][i] == 'r' then runs[entry[2][i + 1]] = true end end
+    local function run_of(id)
+      local entry, run = fact_at(id)
+      if run then runs[run] = true end
+      return entry
     end
-    for _, fact in ipairs(facts) do
-      fact[4] = fact_at(fact[3])
-      note(fact[4])
-    end
+    for _, fact in ipairs(facts) do fact[4] = run_of(fact[3]) end
     if #ids == most then
-      for _, id in ipairs(call('LRANGE', index, at + most, at + most + look_ahead - 1)) do note(fact_at(id)) end
+      for _, id in ipairs(call('LRANGE', index, at + most, at + most + look_ahead - 1)) do run_of(id) end
     end
   end
 end
@@ -114,7 +120,7 @@ while reached == '' and (facts[f] or lists[l]) do
   if list and (not fact or is_later(fact, list.last) or is_later(fact, place(list.items[d]))) then
     last = list.items[d]
     if not string.find(last, '\0', 1, true) then -- of a version that listed no more than the id
-      entry = call('XRANGE', tok, last, last)[1]
+      entry = entry_at(tok, last)
     else
       if not group or group[1] ~= list.run then
         group = {list.run, list.head}
@@ -129,8 +135,7 @@ while reached == '' and (facts[f] or lists[l]) do
     entry, last, f = fact[4] or fact_at(fact[3]), fact[3], f + 1
   end
   if entry then
-    entries[#entries + 1], group = entry, nil
-    for field = 1, #entry[2] do room = room - #entry[2][field] end
+    entries[#entries + 1], group, room = entry, nil, room - #entry[2]
   end
   count = count + 1
   if count == most or (room <= 0 and (facts[f] or lists[l])) then reached = string.match(last, '^[%d-]+') end

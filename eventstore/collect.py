@@ -17,7 +17,7 @@ PAGE_BYTES = 128 * 1024
 """Of stored fields, by which a page after a position is full: whoever reads it may be slow to pass it on."""
 
 ENTRY = 2
-"""What an entry of a stream consists of: its id and its fields."""
+"""What an entry of a stream consists of: its id, and its fields in one piece."""
 
 
 class Scope(NamedTuple):
@@ -73,5 +73,5 @@ async def _page(
 
 def _recorded(org: OrgId, entry: list[Any]) -> list[Recorded]:
     if len(entry) == ENTRY:
-        return [codec.recorded(org, *entry)]
+        return [codec.joined(org, *entry)]
     return codec.deltas(org, *entry)

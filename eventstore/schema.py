@@ -31,6 +31,9 @@ class Position(NamedTuple):
     def __str__(self) -> str:
         return f"{self.ms}-{self.seq}"
 
+    def encode(self) -> bytes:
+        return b"%d-%d" % self
+
     @classmethod
     def of(cls, entry_id: bytes) -> Position:
         """From an id that Redis gave: it is known to be one."""

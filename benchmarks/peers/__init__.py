@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 
 from benchmarks import servers
 from benchmarks.publisher import Publisher
-from edges.wire import http_chunk, sse
+from edges.wire import Frame, http_chunk, sse
 
 HERE = Path(__file__).parent
 EVENT = (
@@ -110,7 +110,7 @@ def _bare() -> Iterator[int]:
 
 
 def _bare_publisher(port: int) -> Publisher:
-    chunk = http_chunk(sse(EVENT, id="1795228815953-0"))
+    chunk = http_chunk(sse(Frame(EVENT), b"1795228815953-0"))
     return Publisher(port, chunk, greeting=b"POST /publish HTTP/1.1\r\n\r\n")
 
 

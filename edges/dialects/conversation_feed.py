@@ -152,7 +152,7 @@ def _history(snapshot: Snapshot) -> bytes:
     history = _frame("conversation_history", at, messages=messages, humanControl=control)
     replies = document.open_replies.values() if document else ()
     shown = [frame for each in replies for frame in _open_reply(at, each.run, each.attempt, snapshot.texts[each.run])]
-    return SSE.encode([history], str(at)) + SSE.encode(shown, None)
+    return SSE.encode([history], at.encode()) + SSE.encode(shown, None)
 
 
 async def page(request: web.Request) -> web.FileResponse:

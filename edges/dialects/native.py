@@ -41,6 +41,14 @@ def _place(type: str, organization: str, conversation: str | None) -> bytes:
 
 
 @lru_cache(maxsize=4_096)
+def _delta_from(
+    type: str, organization: str, conversation: str | None, actor: str, run: Position, cause: Position | None
+) -> bytes:
+    """All that the deltas of a run have in common."""
+    return _place(type, organization, conversation) + _origin(actor, run, cause)
+
+
+@lru_cache(maxsize=4_096)
 def _origin(actor: str, run: Position, cause: Position | None) -> bytes:
     known = b"null" if cause is None else b'"%b"' % str(cause).encode()
     return b'"actor":%b,"run":"%b","cause":%b,' % (_text(actor), str(run).encode(), known)
@@ -54,13 +62,15 @@ def _second(at_s: int) -> bytes:
 def event_json(event: Recorded) -> bytes:
     """The event as clients see it: the envelope around the stored data, which is not decoded."""
     ms, seq = event.position
-    number = version = b""
-    if event.number is not None:
-        number = b'"number":%d,' % event.number
-        version = b'"version":null,' if event.version is None else b'"version":%d,' % event.version
-    return b'{"id":"%d-%d",%b%b%b%b"at":"%b.%03dZ","data":%b}' % (
-        ms, seq, number, _place(event.type, event.organization, event.conversation), version,
-        _origin(event.actor, event.run, event.cause), _second(ms // 1_000), ms % 1_000, codec.shown(event),
+    if event.number is None:
+        common = _delta_from(event.type, event.organization, event.conversation, event.actor, event.run, event.cause)
+    else:
+        common = b'"number":%d,%b"version":%b,%b' % (
+            event.number, _place(event.type, event.organization, event.conversation),
+            b"null" if event.version is None else b"%d" % event.version, _origin(event.actor, event.run, event.cause),
+        )  # fmt: skip
+    return b'{"id":"%d-%d",%b"at":"%b.%03dZ","data":%b}' % (
+        ms, seq, common, _second(ms // 1_000), ms % 1_000, codec.shown(event),
     )  # fmt: skip
 
 

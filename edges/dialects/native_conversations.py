@@ -108,7 +108,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
         snapshot = await conversation_snapshot.latest(log, request.app[ENGINE], caller.org, place.id)
         start = start._replace(position=snapshot.position)
         frame = Frame(_encode({"type": "snapshot", "conversation": _whole(place, snapshot)}))
-        opening = format.wire.encode([frame], str(snapshot.position))
+        opening = format.wire.encode([frame], snapshot.position.encode())
     elif (at := await resume.stands_at(log, caller.org, start)) is not None:
         opening = format.position(at)
     return await respond(request, Plan(caller, wants, format, start, opening))

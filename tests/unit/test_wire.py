@@ -15,13 +15,13 @@ A, B = Frame(b'{"type":"a"}', "a"), Frame(b'{"type":"b"}', "b")
 
 
 def test_an_sse_event_is_id_name_and_data_on_one_line_each() -> None:
-    assert sse(b'{"n":1}', event="result", id="5-0") == b'id: 5-0\nevent: result\ndata: {"n":1}\n\n'
-    assert sse(b"{}") == b"data: {}\n\n"
+    assert sse(Frame(b'{"n":1}', "result"), b"5-0") == b'id: 5-0\nevent: result\ndata: {"n":1}\n\n'
+    assert sse(Frame(b"{}")) == b"data: {}\n\n"
 
 
 def test_only_the_last_frame_of_an_event_carries_its_id() -> None:
-    assert SSE.encode([A, B], "5-0") == (b'event: a\ndata: {"type":"a"}\n\nid: 5-0\nevent: b\ndata: {"type":"b"}\n\n')
-    assert NDJSON.encode([A, B], "5-0") == b'{"type":"a"}\n{"id":"5-0","type":"b"}\n'
+    assert SSE.encode([A, B], b"5-0") == (b'event: a\ndata: {"type":"a"}\n\nid: 5-0\nevent: b\ndata: {"type":"b"}\n\n')
+    assert NDJSON.encode([A, B], b"5-0") == b'{"type":"a"}\n{"id":"5-0","type":"b"}\n'
 
 
 def test_without_a_position_no_frame_has_an_id() -> None:
@@ -30,7 +30,7 @@ def test_without_a_position_no_frame_has_an_id() -> None:
 
 
 def test_no_frames_are_no_bytes() -> None:
-    assert SSE.encode([], "5-0") == NDJSON.encode([], "5-0") == b""
+    assert SSE.encode([], b"5-0") == NDJSON.encode([], b"5-0") == b""
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_no_frames_are_no_bytes() -> None:
     ],
 )
 def test_an_ndjson_line_has_its_id_once_and_first(data: bytes, line: bytes) -> None:
-    assert ndjson(data, id="5-0") == line
+    assert ndjson(Frame(data), b"5-0") == line
 
 
 def test_content_types_and_heartbeats_are_those_that_are_promised() -> None:
@@ -68,14 +68,14 @@ def test_whatever_json_says_is_one_line_for_every_reader(text: str, name: str | 
     data = json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "surrogatepass")
     if any("\ud800" <= char <= "\udfff" for char in text):
         return  # bodies with these are refused
-    for encoded in (SSE.encode([Frame(data, name)], "5-0"), NDJSON.encode([Frame(data, name)], "5-0")):
+    for encoded in (SSE.encode([Frame(data, name)], b"5-0"), NDJSON.encode([Frame(data, name)], b"5-0")):
         line = next(line for line in encoded.decode().splitlines() if '"text"' in line)
         assert json.loads(line.removeprefix("data: "))["text"] == text
 
 
 def test_httpx_sse_reads_what_is_written() -> None:
     decoder, events = SSEDecoder(), []
-    for line in (retry() + SSE.heartbeat + SSE.encode([A, B], "5-0") + SSE.heartbeat).decode().splitlines():
+    for line in (retry() + SSE.heartbeat + SSE.encode([A, B], b"5-0") + SSE.heartbeat).decode().splitlines():
         if (event := decoder.decode(line)) is not None:
             events.append((event.event, event.id, event.data))
     assert events == [("a", "", '{"type":"a"}'), ("b", "5-0", '{"type":"b"}')]
