@@ -8,7 +8,8 @@ that leaves nothing on the log is finished here, because many such are finished 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, keys
@@ -31,6 +32,8 @@ MAX_TOGETHER = 32
 """Lanes in one call of the script: Redis does nothing else meanwhile, and it should not be for milliseconds."""
 
 Operation = Literal["take", "finish", "renew", "postpone", "due"]
+Reply = Sequence[Any]
+"""About one lane, as the script gives it."""
 _Together = tuple[str, Operation, int]
 """What lanes in one call have in common: their work stream, what is asked, and for how long one is put aside."""
 
@@ -225,12 +228,23 @@ class Lanes:
         return bool((await self._ask("due", org, lane))[0] == b"OK")
 
     async def take(self, org: OrgId, lane: str, doorbell: str = "") -> Taken | Busy | NothingToTake:
-        reply = await self._ask("take", org, lane, doorbell)
+        return self.outcome(Doorbell(org, lane, doorbell), await self._ask("take", org, lane, doorbell))
+
+    async def take_all(self, bells: Sequence[Doorbell]) -> list[Reply]:
+        """What `outcome` reads for each of them: one by one, as an item that is damaged must not stop the others.
+
+        They are one of `in_calls`. To wait for each lane apart would cost more than to take it.
+        """
+        asked = [part for org, lane, doorbell in bells for part in (org, lane, doorbell, "")]
+        replies: list[Reply] = await self._run((keys.of(bells[0].org).work, "take", 0), asked)
+        return replies
+
+    def outcome(self, bell: Doorbell, reply: Reply) -> Taken | Busy | NothingToTake:
         if reply[0] == b"OK":
             _, token, position, attempts, fields, epoch, holder, dropped = reply
             at = Position.of(position)
-            held = Held(lane, self.owner, token.decode(), at)
-            event = codec.joined(org, position, fields) if fields else None
+            held = Held(bell.lane, self.owner, token.decode(), at)
+            event = codec.joined(bell.org, position, fields) if fields else None
             return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
         if reply[0] == b"BUSY":
             return Busy(reply[1].decode(), int(reply[2]))
@@ -295,17 +309,25 @@ class Lanes:
     async def _send(self, together: _Together, call: _Call) -> None:
         """Who asks from now on asks in another call."""
         del self._gathering[together]
-        work, operation, pause_ms = together
-        now_ms = self._now_ms() if self._now_ms else ""
         replies: Any = StoreUnavailable("whoever asked for several lanes has been cancelled")
         try:
-            replies = await self._pipe.run(
-                LANES, (work,), (operation, now_ms, self.owner, self.lease_ms, pause_ms, *call.asked)
-            )
+            replies = await self._run(together, call.asked)
         except StoreError as error:
             replies = error
         finally:
             call.answer(replies)
+
+    async def _run(self, together: _Together, asked: Sequence[Argument]) -> Any:
+        work, operation, pause_ms = together
+        now_ms = self._now_ms() if self._now_ms else ""
+        return await self._pipe.run(LANES, (work,), (operation, now_ms, self.owner, self.lease_ms, pause_ms, *asked))
+
+
+def in_calls(bells: Iterable[Doorbell]) -> Iterator[list[Doorbell]]:
+    """As they can be taken in one call: of one shard, and not too many."""
+    for _, of_shard in groupby(bells, lambda bell: keys.of(bell.org).work):
+        while some := list(islice(of_shard, MAX_TOGETHER)):
+            yield some
 
 
 def _doorbells(entries: Iterable[Any]) -> list[Doorbell]:

@@ -15,7 +15,7 @@ from eventstore import codec
 from eventstore.append import Append, Appended, Disposal, Held, NextItem
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.events.work import WorkFailed, WorkParked
-from eventstore.lanes import Busy, Doorbell, Lanes, Taken
+from eventstore.lanes import Busy, Doorbell, Lanes, Reply, Taken
 from eventstore.schema import Event, UnknownEvent
 from eventstore.telemetry import LANES_PARKED, WORK_ITEMS, WORK_SECONDS
 from workers.endings import end_of
@@ -62,10 +62,10 @@ class Lane:
     def _log(self) -> Any:
         return logger.bind(organization=self.org, lane=self._bell.lane)
 
-    async def run(self) -> Busy | None:
+    async def run(self, reply: Reply) -> Busy | None:
         """Works the lane off. Whatever goes wrong, its doorbell stays pending and the lane is taken up again."""
         try:
-            return await self._work_off()
+            return await self._work_off(reply)
         except Stopped:
             await self._let_go()
         except LaneLost as lost:
@@ -93,8 +93,8 @@ class Lane:
     def stop(self) -> None:
         self._scope.interrupt(Stopped("this worker stops"))
 
-    async def _work_off(self) -> Busy | None:
-        taken = await self._lanes.take(self._bell.org, self._bell.lane, self._bell.entry)
+    async def _work_off(self, reply: Reply) -> Busy | None:
+        taken = self._lanes.outcome(self._bell, reply)
         if not isinstance(taken, Taken):
             return taken if isinstance(taken, Busy) else None
         item: Item = taken

@@ -14,7 +14,7 @@ import structlog
 
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
-from eventstore.lanes import Busy, Doorbell, Lanes, Lost, Renewed
+from eventstore.lanes import Busy, Doorbell, Lanes, Lost, Renewed, Reply, in_calls
 from eventstore.presence import Presence
 from eventstore.schema import OrgId
 from eventstore.telemetry import LANES_ACTIVE, PARKED_LANES, PARKED_OLDEST_SECONDS
@@ -110,9 +110,11 @@ class Runner:
             except StoreError as error:
                 await self._reconnect("listen", error)
                 continue
-            for bell in bells:
+            while bells:
                 await self._room()
-                self._start(bell)
+                free = max(self._free, 1)
+                self._start(bells[:free])
+                del bells[:free]
 
     async def _sweep(self) -> None:
         """Retries that are due, doorbells whose worker fell silent, lanes whose lease elsewhere has run out.
@@ -134,9 +136,8 @@ class Runner:
                 await self._reconnect("sweep", error)
                 continue
             last_ms = now_ms
-            for bell in [*self._due_again(), *bells][: max(self._free, 0)]:  # the rest stays pending
-                if (bell.org, bell.lane) not in self._in_hand:
-                    self._start(bell)
+            looked_at = [*self._due_again(), *bells][: max(self._free, 0)]  # the rest stays pending
+            self._start([bell for bell in looked_at if (bell.org, bell.lane) not in self._in_hand])
 
     async def _renew(self) -> None:
         while True:
@@ -210,27 +211,46 @@ class Runner:
             self._freed.clear()
             await self._freed.wait()
 
-    def _start(self, bell: Doorbell) -> None:
-        key = (bell.org, bell.lane)
-        if key in self._in_hand:  # rung again in the moment between the last append and the end of its task
-            self._rung_again[key] = bell
-            return
-        lane = Lane(self._services, self._lanes, self._handlers, bell, self._stopping.is_set)
-        self._in_hand[key] = lane
-        self._group.create_task(self._work(key, lane, bell), name=f"lane {bell.lane}")
+    def _start(self, bells: Sequence[Doorbell]) -> None:
+        fresh = []
+        for bell in bells:
+            key = (bell.org, bell.lane)
+            if key in self._in_hand:  # rung again in the moment between the last append and the end of its task
+                self._rung_again[key] = bell
+                continue
+            self._in_hand[key] = Lane(self._services, self._lanes, self._handlers, bell, self._stopping.is_set)
+            fresh.append(bell)
+        for some in in_calls(fresh):
+            self._group.create_task(self._take(some), name="take")
 
-    async def _work(self, key: Key, lane: Lane, bell: Doorbell) -> None:
+    async def _take(self, bells: Sequence[Doorbell]) -> None:
+        """Of those that cannot be taken now the doorbells stay pending, and they are taken up again."""
+        try:
+            replies = await self._lanes.take_all(bells)
+        except StoreError as error:
+            logger.warning("lanes not taken", lanes=len(bells), error=str(error))
+            for bell in bells:
+                self._put_down(bell)
+            return
+        for bell, reply in zip(bells, replies, strict=True):
+            self._group.create_task(self._work(bell, reply), name=f"lane {bell.lane}")
+
+    async def _work(self, bell: Doorbell, reply: Reply) -> None:
         busy: Busy | None = None
         try:
-            busy = await lane.run()
+            busy = await self._in_hand[bell.org, bell.lane].run(reply)
         finally:
-            del self._in_hand[key]
-            self._freed.set()
+            self._put_down(bell, busy)
+
+    def _put_down(self, bell: Doorbell, busy: Busy | None = None) -> None:
+        key = (bell.org, bell.lane)
+        del self._in_hand[key]
+        self._freed.set()
         if busy is not None and len(self._busy_elsewhere) < self._places:
             due = asyncio.get_running_loop().time() + busy.left_ms / 1_000
             self._busy_elsewhere[key] = (due, bell)
         if (again := self._rung_again.pop(key, None)) is not None:
-            self._start(again)
+            self._start([again])
 
     def _due_again(self) -> list[Doorbell]:
         now = asyncio.get_running_loop().time()

@@ -21,7 +21,19 @@ from eventstore.append import (
 )
 from eventstore.errors import CommandFailed
 from eventstore.keys import SHARDS, shard_of
-from eventstore.lanes import LEASE_MS, MAX_TOGETHER, Busy, Doorbell, Lanes, Lost, NothingToTake, Parked, Renewed, Taken
+from eventstore.lanes import (
+    LEASE_MS,
+    MAX_TOGETHER,
+    Busy,
+    Doorbell,
+    Lanes,
+    Lost,
+    NothingToTake,
+    Parked,
+    Renewed,
+    Taken,
+    in_calls,
+)
 from eventstore.log import Log
 from eventstore.schema import Event, OrgId, Position
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
@@ -400,6 +412,32 @@ async def test_tokens_of_one_call_are_new_when_the_counter_was_lost(store: Store
         store.clock.advance(1)
         await store.pipe.call("HDEL", store.keys.meta, "tk")
     assert tokens == sorted(set(tokens))
+
+
+async def test_lanes_of_one_call_get_their_own_items_wherever_these_stand(store: Store) -> None:
+    """Beside each other, one before the other, apart from each other, and no longer there."""
+    names = [str(number) for number in range(MAX_TOGETHER)]
+    for name in names[:20]:
+        await store.write(fact(BEN, text=name, lane=name))
+    for name in names[20:]:
+        await store.write(fact(text=name, lane=name), fact(), fact())
+    await store.write(conversation=ANN, control=Control("take", "7"))
+    await store.pipe.call("XDEL", store.keys.log, str((await store.queue("5"))[0]))
+    store.broken_on_purpose = True
+    asked = [*names[:10], *reversed(names[10:20]), *names[20:]]
+    [bells] = in_calls(Doorbell(ACME, name, "") for name in asked)
+    lanes = store.lanes()
+    found = [taken(lanes.outcome(*each)) for each in zip(bells, await lanes.take_all(bells), strict=True)]
+    texts = [lane.event and lane.event.data.decode() for lane in found]
+    assert texts == [f'{{"text":"{name}"}}' if name != "5" else None for name in asked]
+    assert [lane.holder for lane in found] == [""] * 20 + ["7"] * (MAX_TOGETHER - 20)
+
+
+async def test_a_call_is_about_one_shard_and_not_too_many_lanes(store: Store) -> None:
+    elsewhere = next(OrgId(f"org-{n}") for n in range(100) if shard_of(OrgId(f"org-{n}")) != shard_of(ACME))
+    orgs = [ACME] * MAX_TOGETHER + [NEIGHBOUR, elsewhere]
+    calls = list(in_calls(Doorbell(org, "l", "") for org in orgs))
+    assert [len(call) for call in calls] == [MAX_TOGETHER, 1, 1]
 
 
 async def test_who_is_cancelled_while_asking_takes_no_other_lane_along_for_good(store: Store) -> None:
