@@ -69,18 +69,18 @@ local function entry_near(organization, position)
   return known[position] or {}
 end
 
-local function entry_alone(organization, position)
-  local entry = call('XRANGE', prefix_of(organization) .. 'log', position, position)[1]
+local function entry_alone(prefix, position)
+  local entry = call('XRANGE', prefix .. 'log', position, position)[1]
   return entry and entry[2] or {}
 end
 
 -- The item itself, and who speaks in the conversation that it belongs to. Its names and values are joined by NUL, which
 -- none of them holds but the digest, which is the last: to pass twenty strings on costs more than to read them.
-local function item(organization, fields)
+local function item(prefix, fields)
   local packed = table.concat(fields, '\0')
   for i = 1, #fields, 2 do
     if fields[i] == 'c' and fields[i + 1] ~= '' then
-      local state = call('HMGET', prefix_of(organization) .. 'c:' .. fields[i + 1] .. ':m', 'ce', 'ch')
+      local state = call('HMGET', prefix .. 'c:' .. fields[i + 1] .. ':m', 'ce', 'ch')
       return packed, state[1] or '0', state[2] or ''
     end
   end
@@ -134,7 +134,7 @@ function operations.take(organization, lane, answered)
   if doorbell == '' then ring(organization, lane) end
   local attempts, token = int(tonumber(record[4] or '0') + 1), next_token(organization)
   call('HSET', name, 't', token, 'o', owner, 'x', expiry, 'xl', length, 'a', attempts, 'ds', '0')
-  local fields, epoch, speaks = item(organization, entry_near(organization, position))
+  local fields, epoch, speaks = item(prefix_of(organization), entry_near(organization, position))
   return {'OK', token, position, attempts, fields, epoch, speaks, record[7] == position and 1 or 0}
 end
 
@@ -154,9 +154,9 @@ function operations.finish(organization, lane, token, last)
   end
   call('LTRIM', queue, done, -1)
   call('HSET', name, 'a', '1', 'ds', '0', 'x', expiry, 'xl', length)
-  local reply = {'OK'}
+  local reply, prefix = {'OK'}, prefix_of(organization)
   for i = done + 1, math.min(#items, done + AHEAD) do
-    local fields, epoch, holder = item(organization, entry_alone(organization, items[i]))
+    local fields, epoch, holder = item(prefix, entry_alone(prefix, items[i]))
     room = room - #fields
     if i > done + 1 and room < 0 then break end
     for _, part in ipairs({items[i], fields, epoch, holder}) do reply[#reply + 1] = part end
@@ -169,7 +169,7 @@ function operations.renew(organization, lane, token, position)
   local record = call('HMGET', name, 't', 'o')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', record[2] or ''} end
   call('HSET', name, 'x', expiry, 'xl', length)
-  local _, epoch, holder = item(organization, entry_alone(organization, position))
+  local _, epoch, holder = item(prefix_of(organization), entry_alone(prefix_of(organization), position))
   return {'OK', epoch, holder}
 end
 
