@@ -34,7 +34,7 @@ CONNECT_OPTIONS: dict[str, Any] = {
 }
 SECOND_LOOK_S = 0.01
 MAX_IN_FLIGHT = 100_000
-FLUSH_AT, FLUSH_BYTES = 8, 1_024
+FLUSH_AT, FLUSH_BYTES = 8, 2_048
 """So many commands, or one as long, leave before the tick is over: Redis works while this process prepares the next."""
 
 

@@ -23,6 +23,9 @@ from workers.lane import Lane
 from workers.work import Handler, Services
 
 PLACES = 256
+TAKEN_AT_ONCE = 2
+"""Calls. Redis answers together what came together: with more of them it would work while this process waits, and wait
+while this one works."""
 """Lanes in hand at once: a hundred answers being streamed fill a core, and others only wait for providers."""
 
 logger = structlog.get_logger()
@@ -76,6 +79,7 @@ class Runner:
         self._rung_again: dict[Key, Doorbell] = {}
         self._busy_elsewhere: dict[Key, tuple[float, Doorbell]] = {}
         self._group = asyncio.TaskGroup()
+        self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     def stop(self) -> None:
         """Takes nothing new, lets handlers come to their end for a few seconds, hands back the rest."""
@@ -226,7 +230,8 @@ class Runner:
     async def _take(self, bells: Sequence[Doorbell]) -> None:
         """Of those that cannot be taken now the doorbells stay pending, and they are taken up again."""
         try:
-            replies = await self._lanes.take_all(bells)
+            async with self._taking:
+                replies = await self._lanes.take_all(bells)
         except StoreError as error:
             logger.warning("lanes not taken", lanes=len(bells), error=str(error))
             for bell in bells:
