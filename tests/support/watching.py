@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-from eventstore import codec, keys
+from eventstore import codec
 from eventstore.connection import Pipe, pool_for
-from eventstore.log import merge_streams
-from eventstore.schema import ORIGIN, Body, OrgId, Recorded
+from eventstore.log import Log
+from eventstore.schema import ORIGIN, Body, OrgId, Position, Recorded
 
 B = TypeVar("B", bound=Body)
 
 LIMIT_S = 10.0
-BLOCK_MS = 500
 PAGE = 1_000
 
 
@@ -25,27 +24,28 @@ class Watcher:
         self.events: list[Recorded] = []
         self._org = org
         self._pipe = Pipe(pool_for(redis_url), timeout_s=LIMIT_S)
+        self._log = Log(self._pipe)
 
     async def until(self, holds: Callable[[list[Recorded]], object]) -> None:
         """Reads on until the events so far satisfy the condition."""
-        own = keys.of(self._org)
         try:
             async with asyncio.timeout(LIMIT_S):
-                while not holds(self.events):
-                    at = str(self.events[-1].position if self.events else ORIGIN)
-                    reply = await self._pipe.call(
-                        "XREAD", "COUNT", PAGE, "BLOCK", BLOCK_MS, "STREAMS", own.log, own.tok, at, at
-                    )
-                    self.events += merge_streams(self._org, reply, PAGE)
+                if holds(self.events):
+                    return
+                async for page in self._log.tail(self._org, self._at, self._pipe):
+                    self.events += page
+                    if holds(self.events):
+                        return
         except TimeoutError:
             raise AssertionError(f"waited {LIMIT_S} s; the log holds {[e.type for e in self.events]}") from None
 
     async def read_all(self) -> None:
         """Reads what is on the log now."""
-        own = keys.of(self._org)
-        at = str(self.events[-1].position if self.events else ORIGIN)
-        reply = await self._pipe.call("XREAD", "COUNT", PAGE, "STREAMS", own.log, own.tok, at, at)
-        self.events += merge_streams(self._org, reply, PAGE)
+        self.events += await self._log.read(self._org, self._at, count=PAGE)
+
+    @property
+    def _at(self) -> Position:
+        return self.events[-1].position if self.events else ORIGIN
 
     async def until_type(self, event_type: str, count: int = 1) -> Recorded:
         """The last of the first `count` events of a type."""
