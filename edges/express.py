@@ -93,7 +93,11 @@ class Entrance:
             if not budget.allowed:
                 return None
             limits = headers_of(app[QUOTA].window_s, "requests", budget)
-        accepted = await write(app, caller, given, None if key is None else _text(key))
+        try:
+            accepted = await write(app, caller, given, None if key is None else _text(key))
+        except ApiError as error:
+            error.headers |= limits
+            raise
         answer, headers = receipt(given, accepted)
         return _created(answer, headers | limits)
 
@@ -195,11 +199,13 @@ class Connection(asyncio.Protocol):
     def _answered(self, task: asyncio.Task[bytes | None]) -> None:
         self._entrance.in_flight.count -= 1
         self._answering = None
-        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
-        answer = None if failure else task.result()
+        if task.cancelled():  # the process ends
+            self._transport.abort()
+            return
+        failure = task.exception()
         if self._transport.is_closing():
             return
-        if answer is None:
+        if failure is not None or (answer := task.result()) is None:
             self._hand_over(failure)
             return
         REQUESTS.inc(PATH, "2xx")

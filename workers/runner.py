@@ -23,10 +23,10 @@ from workers.lane import Lane
 from workers.work import Handler, Services
 
 PLACES = 256
-TAKEN_AT_ONCE = 2
-"""Calls. Redis answers together what came together: with more of them it would work while this process waits, and wait
-while this one works."""
 """Lanes in hand at once: a hundred answers being streamed fill a core, and others only wait for providers."""
+TAKEN_AT_ONCE = 2
+"""Calls for lanes. Redis answers together what came together: with more of them it would work while this process waits,
+and wait while this one works."""
 
 logger = structlog.get_logger()
 

@@ -19,7 +19,7 @@ from edges.express import MAX_PIECES
 from edges.in_flight import IN_FLIGHT
 from edges.open_streams import STREAMS
 from eventstore.schema import Recorded
-from tests.support.stack import ACME, DEMO, Stack, stacked
+from tests.support.stack import ACME, DEMO, Edge, Stack, stacked
 from tests.support.tcp_proxy import TcpProxy
 
 EVENTS = "/v1/events"
@@ -81,6 +81,17 @@ async def connected(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, async
             yield reader, writer
     finally:
         writer.close()
+
+
+@asynccontextmanager
+async def behind_proxy(redis_url: str) -> AsyncIterator[tuple[TcpProxy, Stack, Edge]]:
+    """The edge reaches Redis through the proxy; the stack does not."""
+    async with (
+        TcpProxy(redis_url) as proxy,
+        stacked(redis_url, work=False) as stack,
+        stack.edge(proxy.url) as edge,
+    ):
+        yield proxy, stack, edge
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, bool, dict[str, Any]]:
@@ -169,13 +180,14 @@ async def test_a_revoked_key_and_a_process_that_drains_end_the_short_way(stack: 
 async def test_a_limit_on_requests_counts_each_once_on_both_ways(redis_url: str) -> None:
     async with stacked(redis_url, work=False, development=False, quota=Quota(requests=3)) as stack:
         key = await stack.key()
-        bodies = [BODIES[name] for name in ("one", "no events", "one", "one")]
-        answers = [await post(stack.url, key, body) for body in bodies]
-        assert [answer.status_code for answer in answers] == [201, 422, 201, 429]
+        bodies = [BODIES[name] for name in ("one", "no events", "several", "one")]
+        answers = [await post(stack.url, key, body, **{"Idempotency-Key": "once"}) for body in bodies]
+        assert [answer.status_code for answer in answers] == [201, 422, 422, 429]
+        assert answers[2].json()["code"] == "IDEMPOTENCY_KEY_REUSED"
         assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
-        assert [went_short(answer) for answer in answers] == [True, False, True, False]
+        assert [went_short(answer) for answer in answers] == [True, False, False, False]
         assert answers[0].headers["RateLimit-Policy"] == answers[3].headers["RateLimit-Policy"]
-        assert len(await stack.events(ACME)) == 2
+        assert len(await stack.events(ACME)) == 1
 
 
 async def test_a_connection_stays_on_the_short_way_until_something_else_is_asked(stack: Stack) -> None:
@@ -218,12 +230,7 @@ async def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(sta
 
 
 async def test_what_comes_while_an_answer_is_on_its_way_is_answered_after_it(redis_url: str) -> None:
-    async with (
-        TcpProxy(redis_url) as proxy,
-        stacked(redis_url, work=False) as stack,
-        stack.edge(proxy.url) as edge,
-        connected(edge.url) as (reader, writer),
-    ):
+    async with behind_proxy(redis_url) as (proxy, stack, edge), connected(edge.url) as (reader, writer):
         key = await stack.key()
         proxy.delay_s = 0.2
         writer.write(request(key))
@@ -326,12 +333,7 @@ async def test_who_asks_nothing_for_a_while_is_handed_to_aiohttp(stack: Stack) -
 async def test_a_lost_reply_of_the_log_never_writes_twice(redis_url: str, keyed: bool) -> None:
     """Without a key nobody can know whether it was written: the client is told, and nothing is tried again."""
     more = ["Idempotency-Key: once"] if keyed else []
-    async with (
-        TcpProxy(redis_url) as proxy,
-        stacked(redis_url, work=False) as stack,
-        stack.edge(proxy.url) as edge,
-        connected(edge.url) as (reader, writer),
-    ):
+    async with behind_proxy(redis_url) as (proxy, stack, edge), connected(edge.url) as (reader, writer):
         key = await stack.key()
         writer.write(request(key, "Idempotency-Key: before"))
         assert (await answer(reader))[:2] == (201, True)

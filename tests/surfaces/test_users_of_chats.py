@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 
-import jwt
 import pytest
 
-from edges.jwt import JwtSettings
 from eventstore.append import Append, Appended
 from eventstore.events.messages import MessageReceived
 from eventstore.organizations import conversation_id
 from eventstore.schema import Event
 from projections import phones
-from tests.support.stack import DEMO, Stack, stacked
+from tests.support.stack import DEMO, Stack
+from tests.support.users import token, trusting
 
-SECRET = "a secret that the issuer shares, of 32 or more"
 CUSTOMER = "+14155552671"
 Headers = dict[str, str]
 
 
 @pytest.fixture
 async def stack(redis_url: str) -> AsyncIterator[Stack]:
-    async with stacked(redis_url, development=False, jwt=JwtSettings(SECRET)) as running:
+    async with trusting(redis_url) as running:
         yield running
-
-
-def token(sub: str, scope: str = "chat:write") -> Headers:
-    claims = {"sub": sub, "org": "demo", "scope": scope, "exp": time.time() + 60}
-    return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, 'HS256')}"}
 
 
 async def status(stack: Stack, headers: Headers, method: str, path: str, body: object = None) -> int:
