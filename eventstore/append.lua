@@ -20,7 +20,9 @@ if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME bef
 local call = redis.call
 local AHEAD = 4 -- items of one lane that a worker may have in hand, as in lanes.lua
 local EXPIRY_STEP_MS = 3600000 -- so much longer lives a run's list, which need not be told to with every delta
-local function int(number) return string.format('%.0f', number) end
+local AT = string.byte('@')
+local format = string.format
+local function int(number) return format('%d', number) end
 
 local prefix = string.sub(KEYS[1], 1, -4)
 local shard = string.match(prefix, '^tl:{[^}]*}:')
@@ -33,9 +35,12 @@ local function lane_queue(lane) return prefix .. 'l:' .. lane .. ':q' end
 local key, fingerprint, n_events, n_addresses = ARGV[2], ARGV[3], tonumber(ARGV[8]), tonumber(ARGV[9])
 local idempotency = prefix .. 'idem:' .. key
 local guards = 9 + 10 * n_events + 2 * n_addresses
-local function guard(i) return ARGV[guards + i] or '' end
-local guarded, expected, epoch, control, agent = guard(1), guard(2), guard(3), guard(4), guard(5)
-local token, lane, head, outcome, delta_seq = guard(6), guard(8), guard(9), guard(10), guard(13)
+local function guard(i) return ARGV[guards + i] end
+local guarded, expected, epoch, control, agent, token, lane, head, outcome, delta_seq = '', '', '', '', '', '', '', '', '', ''
+if guard(1) then
+  guarded, expected, epoch, control, agent = guard(1), guard(2), guard(3), guard(4), guard(5)
+  token, lane, head, outcome, delta_seq = guard(6), guard(8), guard(9), guard(10), guard(13)
+end
 local unparks = outcome == 'redrive' or outcome == 'drop'
 
 -- 1. The same input again gets the original answer, whatever has happened since.
@@ -143,8 +148,8 @@ for i = 1, n_events do
   if now > ms then ms, sq = now, 0 else sq = sq + 1 end
   local id = int(ms) .. '-' .. int(sq)
   positions[i] = id
-  if string.sub(run, 1, 1) == '@' then run = positions[tonumber(string.sub(run, 2))] end
-  if string.sub(cause, 1, 1) == '@' then cause = positions[tonumber(string.sub(cause, 2))] end
+  if string.byte(run) == AT then run = positions[tonumber(string.sub(run, 2))] end
+  if string.byte(cause) == AT then cause = positions[tonumber(string.sub(cause, 2))] end
   if kind == 'd' then
     call('XADD', tok, 'MINID', '~', int(math.max(0, ms - retention)), id, 't', ARGV[at + 4], 'c', conversation,
       'r', run, 'k', cause, 'a', ARGV[at + 5], 'd', ARGV[at + 8], 'p', ARGV[at + 9])

@@ -11,7 +11,7 @@
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
 local call = redis.call
-local function int(number) return string.format('%.0f', number) end
+local function int(number) return string.format('%d', number) end
 local key, all, log, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local action, name, ms, seq, given, most = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[8] or '0')
 

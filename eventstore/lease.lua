@@ -14,15 +14,15 @@ if not now then
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 local owner = ARGV[3]
-local expires = string.format('%.0f', now + tonumber(ARGV[5]))
+local expires = string.format('%d', now + tonumber(ARGV[5]))
 
 local lease = redis.call('HMGET', KEYS[1], 'o', 'x', 'f')
 local holder, left, fence = lease[1] or '', tonumber(lease[2] or '0') - now, lease[3] or '0'
 local held = holder ~= '' and left > 0 and left <= tonumber(ARGV[5]) -- more is left only where the clock was set back
 
 if ARGV[1] == 'acquire' then
-  if held and holder ~= owner then return {'HELD', holder, string.format('%.0f', left)} end
-  if not held then fence = string.format('%.0f', tonumber(fence) + 1) end
+  if held and holder ~= owner then return {'HELD', holder, string.format('%d', left)} end
+  if not held then fence = string.format('%d', tonumber(fence) + 1) end
   redis.call('HSET', KEYS[1], 'o', owner, 'x', expires, 'f', fence)
   return {'OK', fence}
 end

@@ -22,6 +22,6 @@ local reset = start + window - now
 if spent + math.max(1, cost) > limit then return {0, math.max(0, limit - spent), reset} end
 if cost == 0 then return {1, limit - spent, reset} end
 spent = spent + cost
-redis.call('HSET', KEYS[1], 's', string.format('%.0f', start), 'n', string.format('%.0f', spent))
-redis.call('PEXPIRE', KEYS[1], string.format('%.0f', reset))
+redis.call('HSET', KEYS[1], 's', string.format('%d', start), 'n', string.format('%d', spent))
+redis.call('PEXPIRE', KEYS[1], string.format('%d', reset))
 return {1, limit - spent, reset}
