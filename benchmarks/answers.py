@@ -38,7 +38,7 @@ def _measure(count: int, seconds: float) -> list[Claim]:
     with (
         servers.redis_server() as redis_port,
         _source(seconds) as source,
-        servers.edge(redis_port) as (port, key),
+        servers.edge(redis_port) as (port, key, _),
         _worker(redis_port, source),
     ):
         delays, falls_behind = _answers(port, key, count, int(seconds * TOKENS_PER_S))

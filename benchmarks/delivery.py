@@ -127,7 +127,7 @@ def measure(
 ) -> list[Claim]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with servers.on_client_core(), servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key):
+    with servers.on_client_core(), servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key, _):
         asyncio.run(_load(redis_port))
         stage = Stage(redis_port, port, key, rounds, seconds)
         claims = [claim for number, target in targets.items() for claim in _fan_out(stage, number, target)]

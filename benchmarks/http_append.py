@@ -43,7 +43,7 @@ def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
     with (
         servers.on_client_core(),
         servers.redis_server() as redis_port,
-        servers.edge(redis_port, env=TWILIO) as (port, key),
+        servers.edge(redis_port, env=TWILIO) as (port, key, _),
         _empty() as empty,
     ):
         ours, webhooks, theirs = [], [], []

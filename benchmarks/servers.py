@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 from eventstore.redis_binary import find
 
@@ -89,9 +91,15 @@ def redis_server(*, core: int = CLIENT_CORE, fsync: str = "everysec") -> Iterato
             yield port
 
 
+class Edge(NamedTuple):
+    port: int
+    key: str
+    pid: int
+
+
 @contextmanager
-def edge(redis_port: int, *, core: int = SERVER_CORE, env: dict[str, str] | None = None) -> Iterator[tuple[int, str]]:
-    """`trunkline edge` with an organization; yields its port and an API key."""
+def edge(redis_port: int, *, core: int = SERVER_CORE, env: dict[str, str] | None = None) -> Iterator[Edge]:
+    """`trunkline edge` with an organization, and an API key of that."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     trunkline = [sys.executable, "-m", "trunkline"]
     subprocess.run([*trunkline, "org", "create", "bench", "--redis-url", url], check=True, capture_output=True)
@@ -101,6 +109,11 @@ def edge(redis_port: int, *, core: int = SERVER_CORE, env: dict[str, str] | None
     key = json.loads(made.stdout)["api_key"]
     port = free_port()
     command = [*pinned(core), *trunkline, "edge", "--redis-url", url, "--port", str(port)]
-    with child(command, env={"TRUNKLINE_RATE_LIMIT": "0", **(env or {})}):
+    with child(command, env={"TRUNKLINE_RATE_LIMIT": "0", **(env or {})}) as process:
         wait_for(port)
-        yield port, key
+        yield Edge(port, key, process.pid)
+
+
+def cpu_ns(pid: int) -> int:
+    """What a process was on a core for, all threads together."""
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import redis
@@ -98,7 +97,7 @@ def _drained(kind: str, items: int, prepare: Callable[[int], None], left: Callab
         client = redis.Redis(port=port)
         server = int(client.info("server")["process_id"])
         with _worker(kind, port) as worker:
-            before = _cpu_ns(worker.pid), _cpu_ns(server)
+            before = servers.cpu_ns(worker.pid), servers.cpu_ns(server)
             begun = time.perf_counter()
             assert worker.stdin is not None
             worker.stdin.write(b"go\n")
@@ -108,7 +107,7 @@ def _drained(kind: str, items: int, prepare: Callable[[int], None], left: Callab
                     raise TimeoutError(f"{left(client)} of {items} items are left after {DRAIN_S} s")
                 time.sleep(POLL_S)
             elapsed = time.perf_counter() - begun
-            after = _cpu_ns(worker.pid), _cpu_ns(server)
+            after = servers.cpu_ns(worker.pid), servers.cpu_ns(server)
             spent = [(end - start) / items / 1_000 for start, end in zip(before, after, strict=True)]
     return Spent(items / elapsed, *spent)
 
@@ -128,11 +127,6 @@ def _worker(kind: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
-
-
-def _cpu_ns(pid: int) -> int:
-    """On a core, all threads together."""
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def _prepare(items: int, lanes: int, port: int) -> None:

@@ -62,6 +62,8 @@ class Audience:
         self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
         self._watches: dict[str, list[Watch]] = {}
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
+        self._written_since = 0.0
+        """No channel has been silent since before this: most organizations need no look at each heartbeat."""
 
     def join(self, subscriber: Subscriber, filter: Filter, format: Format) -> Channel:
         """Makes a subscriber live. Its position must be the ring's head, with no await in between."""
@@ -136,9 +138,13 @@ class Audience:
         self._arrivals = [(position, arrival) for position, arrival in self._arrivals if not arrival.done()]
 
     def beat(self, silent_since: float) -> None:
-        for channel in self.channels():
+        if self._written_since > silent_since:
+            return
+        channels = self.channels()
+        for channel in channels:
             if channel.last_write <= silent_since:
                 channel.beat(self.last_fact, self.ring.head)
+        self._written_since = min((channel.last_write for channel in channels), default=silent_since)
 
     def shortened(self, end: End) -> None:
         """The log came back shorter than what was shown: everybody starts again, and is told so.

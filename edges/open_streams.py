@@ -58,7 +58,7 @@ class OpenStreams:
         self._open: dict[Connection, Caller] = {}
         self._idle: dict[Connection, float] = {}
         """And when (by the loop's clock) they are rotated."""
-        self._by_ticket: dict[str, Connection] = {}
+        self._by_ticket: dict[str, tuple[Opened, Connection]] = {}
         self._counts: Counter[OrgId] = Counter()
         self.draining = False
 
@@ -80,8 +80,9 @@ class OpenStreams:
             self._idle[connection] = asyncio.get_running_loop().time() + lasts_s
 
     def remove(self, caller: Caller, connection: Connection) -> None:
-        if caller.ticket is not None and self._by_ticket.get(caller.ticket.ticket) is connection:
-            del self._by_ticket[caller.ticket.ticket]
+        ticket = caller.ticket
+        if ticket is not None and self._by_ticket.get(ticket.ticket) == (ticket, connection):
+            del self._by_ticket[ticket.ticket]
         self._counts[caller.org] -= 1
         if not self._counts[caller.org]:
             del self._counts[caller.org]
@@ -143,9 +144,9 @@ class OpenStreams:
 
     def _replace(self, ticket: Opened, connection: Connection) -> None:
         older = self._by_ticket.get(ticket.ticket)
-        self._by_ticket[ticket.ticket] = connection
+        self._by_ticket[ticket.ticket] = ticket, connection
         if older is not None:
-            older.abort()
+            older[1].abort()
 
     async def _end_revoked(self) -> None:
         for org, key_id in {(caller.org, caller.credential_id) for caller in self._open.values() if caller.is_key}:
@@ -156,7 +157,7 @@ class OpenStreams:
                         connection.abort()  # what is still buffered is not theirs any more
 
     async def _end_replaced(self) -> None:
-        by_ticket = [(caller.ticket, connection) for connection, caller in self._open.items() if caller.ticket]
+        by_ticket = list(self._by_ticket.values())
         for some in (by_ticket[at : at + TICKETS_AT_ONCE] for at in range(0, len(by_ticket), TICKETS_AT_ONCE)):
             newest = await self._tickets.are_newest([ticket for ticket, _ in some])
             for (_, connection), is_newest in zip(some, newest, strict=True):

@@ -28,14 +28,17 @@ from eventstore import codec
 from eventstore.organizations import Organization
 from eventstore.schema import Position, Recorded
 
+NAMES = 20_000
+"""Kept encoded; as many organizations as keys.py keeps the keys of, or many of them would cost more each."""
+
 
 # Events that are shown one after the other share most of what these write.
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=NAMES)
 def _text(value: str | None) -> bytes:
     return msgspec.json.encode(value)
 
 
-@lru_cache(maxsize=4_096)
+@lru_cache(maxsize=NAMES)
 def _place(type: str, organization: str, conversation: str | None) -> bytes:
     return b'"type":%b,"organization":%b,"conversation":%b,' % (_text(type), _text(organization), _text(conversation))
 
