@@ -56,15 +56,12 @@ class Listener:
             self._bells[bell] = await self._end(bell)
 
     async def wait(self, readings: Sequence[Reading] = ()) -> Heard:
-        """Until a bell rings, at most for `BLOCK_MS`. The readings are then as new as what was heard, and cost no time:
-        Redis executes what stands behind a blocking read when that has ended, and both come in one write."""
+        """Until a bell rings, at most for `BLOCK_MS`. The readings are as new as what was heard, and come with it."""
         await self._serving.wait()
-        bells = *self._bells, *self._bells.values()
         self._waiting = True
         try:
-            rung, *replies = await self._blocking.in_turn(
-                ("XREAD", "COUNT", COUNT, "BLOCK", BLOCK_MS, "STREAMS", *bells),
-                *(reading.command for reading in readings),
+            rung, *replies = await self._blocking.read_blocking(
+                self._bells, *(reading.command for reading in readings), count=COUNT, block_ms=BLOCK_MS
             )
         except StoreError:
             if self._interrupted:

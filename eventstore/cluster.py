@@ -7,7 +7,7 @@ the command was not executed, so it goes on to where it can be.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any
@@ -92,8 +92,15 @@ class ClusterPipe(Pipe):
     async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
         return await asyncio.gather(*(self.call(*command) for command in commands))
 
-    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
-        return [await self.call(*first), *await self.calls(*others)]
+    async def read_blocking(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+    ) -> list[Any]:
+        """Streams of several slots are not all looked at once more: with as many slots that would cost too much."""
+        names = *streams, *streams.values()
+        read = await self.call("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *names)
+        if len({slot_of(name) for name in streams}) == 1:
+            read = await self.call("XREAD", "COUNT", count, "STREAMS", *names)
+        return [read, *await self.calls(*others)]
 
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         await self._owner(slot_of(key_of(("PING",))))

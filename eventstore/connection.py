@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -103,10 +103,19 @@ class Pipe:
                 raise self._refused(reply)
         return replies
 
-    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
-        """As `calls`, and the others are executed after the first, even where that one blocks: they are as new as its
-        reply, and come with it."""
-        return await self.calls(first, *others)
+    async def read_blocking(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+    ) -> list[Any]:
+        """What streams have after these positions, once one of them has something (None: none had for `block_ms`), and
+        the replies to the others, which are executed after that and come with it, all in one write.
+
+        A read that blocks ends with the first entry. That its writer wrote another, or others wrote too in the same
+        turn of Redis, would be found by the next one only.
+        """
+        names: tuple[Argument, ...] = (*streams, *streams.values())
+        wait = "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *names
+        _, *replies = await self.calls(wait, ("XREAD", "COUNT", count, "STREAMS", *names), *others)
+        return replies
 
     async def everywhere(self, *arguments: Argument) -> list[Any]:
         """What every server answers that holds a part of the store."""

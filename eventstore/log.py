@@ -107,11 +107,9 @@ class Log:
         """Pages of events after a position, for ever; `blocking` is a pipe that nothing else uses."""
         own = keys.of(org)
         while True:
-            reading = Reading(org, after)
-            # What ends the wait brings one stream only, and an append may have written to both.
-            wait = "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", own.log, own.tok, str(after), str(after)
-            _, reply = await blocking.in_turn(wait, reading.command)
-            if events := reading.events(reply):
+            streams = dict.fromkeys((own.log, own.tok), str(after))
+            [reply] = await blocking.read_blocking(streams, count=PAGE, block_ms=block_ms)
+            if events := merge_streams(org, reply, PAGE):
                 after = events[-1].position
                 yield events
 

@@ -268,14 +268,25 @@ async def test_deltas_and_facts_from_many_tasks_keep_one_clock(pipe: Pipe) -> No
 # Behind a command that blocks
 
 
-async def test_what_stands_behind_a_command_that_blocks_is_as_new_as_its_reply(own_server: RedisServer) -> None:
+async def test_what_stands_behind_a_read_that_blocks_is_as_new_as_its_reply(own_server: RedisServer) -> None:
     async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
-        wait = "XREAD", "BLOCK", 4_000, "STREAMS", "bell", "0-0"
-        waiting = asyncio.create_task(blocking.in_turn(wait, ("GET", "latest")))
+        reading = blocking.read_blocking({"bell": "0-0"}, ("GET", "latest"), count=10, block_ms=4_000)
+        waiting = asyncio.create_task(reading)
         await blocked_client(writing)
         await writing.calls(("SET", "latest", "1"), ("XADD", "bell", "*", "k", "v"))
         heard, latest = await waiting
         assert (len(heard), latest) == (1, b"1")
+
+
+async def test_who_waits_gets_all_that_was_written_in_the_same_turn(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
+        streams = {"bell-1": "0-0", "bell-2": "0-0"}
+        waiting = asyncio.create_task(blocking.read_blocking(streams, count=10, block_ms=4_000))
+        await blocked_client(writing)
+        ring = [("XADD", bell, "*", "k", "v") for bell in ("bell-1", "bell-2", "bell-1")]
+        await writing.calls(*ring)
+        [heard] = await waiting
+        assert {name: len(entries) for name, entries in heard} == {b"bell-1": 2, b"bell-2": 1}
 
 
 async def test_who_follows_a_log_gets_both_streams_of_one_append_in_order(own_server: RedisServer) -> None:

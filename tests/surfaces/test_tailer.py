@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -61,9 +61,11 @@ class Ahead(Pipe):
         super().__init__(*arguments, **options)
         self.readings = self.losses = 0
 
-    async def in_turn(self, first: Sequence[Argument], *others: Sequence[Argument]) -> list[Any]:
+    async def read_blocking(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+    ) -> list[Any]:
         self.readings += len(others)
-        replies = await super().in_turn(first, *others)
+        replies = await super().read_blocking(streams, *others, count=count, block_ms=block_ms)
         if others and self.losses > 0:
             self.losses -= 1
             await self.reset()
