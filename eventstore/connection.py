@@ -97,7 +97,7 @@ class Pipe:
         if self._replies is None:
             return [await self.call(*command) for command in commands]
         sent = [self._sent(pack(command)) for command in commands]
-        replies = await asyncio.gather(*sent)
+        replies = [await reply for reply in sent]  # one after the other, as they come: gather costs more
         for reply in replies:
             if isinstance(reply, CommandFailed):
                 raise self._refused(reply)
@@ -293,6 +293,7 @@ class Pipe:
         for future in replies.waiting if replies is not None else ():
             if not future.done():
                 future.set_exception(StoreUnavailable(reason))
+                future.exception()  # known: of several calls that leave together only the first is heard
 
 
 class _Replies(asyncio.Protocol):
