@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -166,6 +167,21 @@ async def test_calls_in_flight_fail_when_the_server_dies(own_server: RedisServer
         async with asyncio.timeout(FAST_S):
             replies = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(reply, StoreUnavailable) for reply in replies), replies
+
+
+async def test_several_calls_that_fail_together_are_told_of_once(own_server: RedisServer) -> None:
+    said = list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+    async with pipe_to(own_server.url) as pipe:
+        await pipe.call("PING")
+        calls = asyncio.create_task(pipe.calls(*[("BLPOP", "nothing", "1")] * 3))
+        await asyncio.sleep(0)
+        await pipe.close()
+        with pytest.raises(StoreUnavailable):
+            await calls
+    del calls
+    gc.collect()
+    assert said == []
 
 
 async def test_a_server_that_hangs_is_given_up_after_the_timeout(own_server: RedisServer) -> None:
