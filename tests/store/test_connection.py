@@ -180,6 +180,7 @@ async def test_several_calls_that_fail_together_are_told_of_once(own_server: Red
         with pytest.raises(StoreUnavailable):
             await calls
     del calls
+    await asyncio.sleep(0)
     gc.collect()
     assert said == []
 
