@@ -31,6 +31,7 @@ and wait while this one works."""
 logger = structlog.get_logger()
 
 Key = tuple[OrgId, str]
+Offer = tuple[Doorbell, Reply]
 
 
 class Pace(NamedTuple):
@@ -78,6 +79,7 @@ class Runner:
         self._in_hand: dict[Key, Lane] = {}
         self._rung_again: dict[Key, Doorbell] = {}
         self._busy_elsewhere: dict[Key, tuple[float, Doorbell]] = {}
+        self._idle: list[asyncio.Future[Offer | None]] = []
         self._group = asyncio.TaskGroup()
         self._taking = asyncio.Semaphore(TAKEN_AT_ONCE)
 
@@ -189,6 +191,9 @@ class Runner:
     async def _end(self) -> None:
         """After `stop`: handlers get `grace_s`, then their lanes go to other workers at once."""
         await self._stopping.wait()
+        for waiting in self._idle:
+            waiting.set_result(None)
+        self._idle.clear()
         try:
             async with asyncio.timeout(self._pace.grace_s):
                 while self._in_hand:
@@ -237,15 +242,25 @@ class Runner:
             for bell in bells:
                 self._put_down(bell)
             return
-        for bell, reply in zip(bells, replies, strict=True):
-            self._group.create_task(self._work(bell, reply), name=f"lane {bell.lane}")
+        for offer in zip(bells, replies, strict=True):
+            if self._idle:
+                self._idle.pop().set_result(offer)
+            else:
+                self._group.create_task(self._work(offer), name="work")
 
-    async def _work(self, bell: Doorbell, reply: Reply) -> None:
-        busy: Busy | None = None
-        try:
-            busy = await self._in_hand[bell.org, bell.lane].run(reply)
-        finally:
-            self._put_down(bell, busy)
+    async def _work(self, offer: Offer | None) -> None:
+        """One lane after the other: to make a task for each would cost more than to hand it over."""
+        while offer is not None:
+            bell, reply = offer
+            busy: Busy | None = None
+            try:
+                busy = await self._in_hand[bell.org, bell.lane].run(reply)
+            finally:
+                self._put_down(bell, busy)
+            if self._stopping.is_set():
+                break
+            self._idle.append(waiting := asyncio.get_running_loop().create_future())
+            offer = await waiting
 
     def _put_down(self, bell: Doorbell, busy: Busy | None = None) -> None:
         key = (bell.org, bell.lane)
