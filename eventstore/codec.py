@@ -123,20 +123,10 @@ def recorded(org: OrgId, entry_id: bytes, fields: list[bytes] | tuple[bytes, ...
     position = Position.of(entry_id)
     stored_type, schema = _type(stored)
     return Recorded(
-        position=position,
-        organization=org,
-        type=stored_type,
-        actor=_name(actor),
-        run=_position(run) if run else position,
-        cause=_position(cause) if cause else None,
-        conversation=ConversationId(_name(conversation)) if conversation else None,
-        number=int(number) if number else None,
-        version=int(version) if version else None,
-        data=data,
-        personal=personal,
-        digest=digest,
-        schema=schema,
-    )
+        position, org, stored_type, _name(actor), _position(run) if run else position,
+        _position(cause) if cause else None, ConversationId(_name(conversation)) if conversation else None,
+        int(number) if number else None, int(version) if version else None, data, personal, digest, schema,
+    )  # fmt: skip
 
 
 # The fields as the script writes them: to look each up by its name costs more than everything else here.

@@ -8,7 +8,7 @@
 --      take: doorbell the worker answers ('' = none), otherwise the token; finish, renew: the item, otherwise ''
 --
 -- Replies, a list of them:
---          take     {OK, token, position, attempts, fields, epoch, holder, dropped} {EMPTY} {PARKED}
+--          take     {OK, 'token position attempts epoch dropped', holder, fields} {EMPTY} {PARKED}
 --                   {BUSY, owner, ms_left} {STALE}
 --          finish   {OK, then for each of the next items: position, fields, epoch, holder} {FENCED, why, detail}
 --          renew    {OK, epoch, holder} {FENCED, owner}
@@ -21,6 +21,7 @@ local owner, lease_ms, pause_ms = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local AHEAD, ROOM = 4, 65536 -- items of one lane at once, as in append.lua; bytes in one call beyond one item of each
 local format = string.format
 local function int(number) return format('%d', number) end
+local LAST = int(2 * AHEAD - 1) -- of the items that end and follow, as text: commands print a number with all digits
 
 local work = KEYS[1]
 local shard = string.sub(work, 1, -5)
@@ -115,7 +116,7 @@ function operations.take(organization, lane, answered)
     silence(answered)
     if doorbell ~= '' then return {'STALE'} end
   end
-  local position = call('LINDEX', queue, 0)
+  local position = call('LINDEX', queue, '0')
   if not position then
     silence(doorbell)
     call('DEL', name)
@@ -132,10 +133,11 @@ function operations.take(organization, lane, answered)
     return {'BUSY', holder, int(until_ms - now)}
   end
   if doorbell == '' then ring(organization, lane) end
-  local attempts, token = int(tonumber(record[4] or '0') + 1), next_token(organization)
+  local attempts, token = record[4] and int(record[4] + 1) or '1', next_token(organization)
   call('HSET', name, 't', token, 'o', owner, 'x', expiry, 'xl', length, 'a', attempts, 'ds', '0')
   local fields, epoch, speaks = item(prefix_of(organization), entry_near(organization, position))
-  return {'OK', token, position, attempts, fields, epoch, speaks, record[7] == position and 1 or 0}
+  local dropped = record[7] == position and '1' or '0'
+  return {'OK', token .. ' ' .. position .. ' ' .. attempts .. ' ' .. epoch .. ' ' .. dropped, speaks, fields}
 end
 
 -- Ends the item, and those before it: to go on with a later one says that the earlier left nothing.
@@ -143,7 +145,7 @@ function operations.finish(organization, lane, token, last)
   local name, queue = record_of(organization, lane), queue_of(organization, lane)
   local record = call('HMGET', name, 't', 'o', 'w')
   if record[1] ~= token or record[2] ~= owner then return {'FENCED', 'lane', record[2] or ''} end
-  local items, done = call('LRANGE', queue, 0, 2 * AHEAD - 1), nil
+  local items, done = call('LRANGE', queue, '0', LAST), nil
   for i = 1, AHEAD do if items[i] == last then done = i end end
   if not done then return {'FENCED', 'head', last} end
   finished[organization] = (finished[organization] or 0) + done

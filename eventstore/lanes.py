@@ -241,11 +241,12 @@ class Lanes:
 
     def outcome(self, bell: Doorbell, reply: Reply) -> Taken | Busy | NothingToTake:
         if reply[0] == b"OK":
-            _, token, position, attempts, fields, epoch, holder, dropped = reply
-            at = Position.of(position)
-            held = Held(bell.lane, self.owner, token.decode(), at)
+            _, numbers, holder, fields = reply
+            token, position, attempts, epoch, dropped = numbers.split()
             event = codec.joined(bell.org, position, fields) if fields else None
-            return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), bool(dropped))
+            at = event.position if event is not None else Position.of(position)
+            held = Held(bell.lane, self.owner, token.decode(), at)
+            return Taken(held, at, int(attempts), event, int(epoch), holder.decode(), dropped == b"1")
         if reply[0] == b"BUSY":
             return Busy(reply[1].decode(), int(reply[2]))
         return NothingToTake(reply[0].decode().lower())
@@ -333,6 +334,9 @@ def in_calls(bells: Iterable[Doorbell]) -> Iterator[list[Doorbell]]:
 def _doorbells(entries: Iterable[Any]) -> list[Doorbell]:
     bells = []
     for entry_id, fields in entries:
-        get = dict(zip(fields[::2], fields[1::2], strict=True)).get
-        bells.append(Doorbell(OrgId(get(b"o", b"").decode()), get(b"l", b"").decode(), entry_id.decode()))
+        match fields:
+            case [b"o", org, b"l", lane, *_]:
+                bells.append(Doorbell(OrgId(org.decode()), lane.decode(), entry_id.decode()))
+            case _:  # not one of ours
+                bells.append(Doorbell(OrgId(""), "", entry_id.decode()))
     return bells

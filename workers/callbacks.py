@@ -25,7 +25,7 @@ async def requested(log: Log, item: Recorded, body: Body | UnknownEvent, outcome
     A run that was left to a person ended before, by what that person wrote; its item is finished all the same.
     """
     match body:
-        case MessageReceived() if any(event.body.type in TERMINAL_TYPES for event in outcome):
+        case MessageReceived() if outcome and any(event.body.type in TERMINAL_TYPES for event in outcome):
             question: object = body
         case ReplyAwaited():
             root = await log.at(item.organization, item.run)

@@ -98,15 +98,15 @@ class Lane:
         if not isinstance(taken, Taken):
             return taken if isinstance(taken, Busy) else None
         item: Item = taken
-        _, owner, token, *_ = taken.held
+        self.held = held = taken.held
         for place in range(ITEMS_IN_A_ROW + 1):
-            self.held = Held(self._bell.lane, owner, token, item.position)
             if self._is_stopping() or place == ITEMS_IN_A_ROW:
                 break
-            following = await self._handle(self.held, item)
+            following = await self._handle(held, item)
             if following is None:
                 return None
             item = following
+            self.held = held = Held(held.lane, held.owner, held.token, item.position)
         await self._release()
         return None
 
@@ -154,7 +154,7 @@ class Lane:
                 raise
             return handler.overtaken(work)
         finally:
-            WORK_SECONDS.observe(handler.name, time.perf_counter() - begun)
+            WORK_SECONDS.observe(work.item.type, time.perf_counter() - begun)
 
     async def _finish(self, work: Work, handler: Handler, done: Done) -> NextItem | None:
         try:
@@ -165,7 +165,7 @@ class Lane:
                 raise
             following = await work.finish(handler.overtaken(work), self._lanes)
             outcome = "overtaken"
-        WORK_ITEMS.inc(handler.name, outcome)
+        WORK_ITEMS.inc(work.item.type, outcome)
         for lane in done.hastens:
             await self._lanes.hasten(self.org, lane)
         return following
