@@ -60,15 +60,21 @@ class Listener:
         await self._serving.wait()
         self._waiting = True
         try:
-            rung, *replies = await self._blocking.read_blocking(
-                self._bells, *(reading.command for reading in readings), count=COUNT, block_ms=BLOCK_MS
-            )
+            return await self._read(self._blocking, BLOCK_MS, readings)
         except StoreError:
             if self._interrupted:
                 return Heard()
             raise
         finally:
             self._waiting = self._interrupted = False
+
+    async def look(self, readings: Sequence[Reading]) -> Heard:
+        """The same without waiting: a bell that rang for what the readings bring need not wake anybody any more."""
+        return await self._read(self._pipe, None, readings)
+
+    async def _read(self, pipe: Pipe, block_ms: int | None, readings: Sequence[Reading]) -> Heard:
+        commands = (reading.command for reading in readings)
+        rung, *replies = await pipe.read_blocking(self._bells, *commands, count=COUNT, block_ms=block_ms)
         organizations, unclear = list[OrgId](), list[str]()
         for name, entries in rung or ():
             self._bells[name.decode()] = entries[-1][0].decode()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import structlog
 from aiohttp import web
 
 from edges.audience import Audience, End
 from edges.channels import Subscriber
-from edges.listener import Listener
+from edges.listener import Heard, Listener
 from edges.pace import Pace
 from edges.resume import survives
 from edges.ring import Entry, Window, next_count, pieces
@@ -125,12 +125,15 @@ class Tailer:
         """Waits for bells; brings what was read ahead. Where that is less than the last time, more is on its way:
         a second look costs less than a second write to every subscriber."""
         heard = await self._listener.wait([_next(audience) for audience in self._ahead])
-        self._ring(heard.organizations)
-        for bell in heard.unclear:  # none, mostly: all organizations are looked at
-            self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
+        self._take_in(heard)
         ahead = dict(zip(self._ahead, heard.pages, strict=False))  # none, where the wait was interrupted
         self._ring(audience.org for audience, events in ahead.items() if events)
         return {audience: events for audience, events in ahead.items() if not 0 < len(events) < self._came[audience]}
+
+    def _take_in(self, heard: Heard, but: Collection[OrgId] = ()) -> None:
+        self._ring(org for org in heard.organizations if org not in but)
+        for bell in heard.unclear:  # none, mostly: all organizations are looked at
+            self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
 
     def _ring(self, orgs: Iterable[OrgId]) -> None:
         for org in orgs:
@@ -145,7 +148,9 @@ class Tailer:
         audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
         late = [audience for audience in audiences if audience not in pages]
         if late:
-            pages |= zip(late, await self._log.read_each([_next(audience) for audience in late]), strict=True)
+            heard = await self._listener.look([_next(audience) for audience in late])
+            pages |= zip(late, heard.pages, strict=True)
+            self._take_in(heard, but={audience.org for audience in late})
         before = self._came
         self._came = {audience: len(pages[audience]) or before.get(audience, 0) for audience in audiences}
         self._ahead = [audience for audience in audiences if audience in before][:AHEAD_COUNT]

@@ -93,11 +93,12 @@ class ClusterPipe(Pipe):
         return await asyncio.gather(*(self.call(*command) for command in commands))
 
     async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
     ) -> list[Any]:
-        """Streams of several slots are not all looked at once more: with as many slots that would cost too much."""
-        names = *streams, *streams.values()
-        read = await self.call("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *names)
+        """Streams of several slots are only waited at: to look at them takes as many commands each time."""
+        names, read = (*streams, *streams.values()), None
+        if block_ms is not None:
+            read = await self.call("XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *names)
         if len({slot_of(name) for name in streams}) == 1:
             read = await self.call("XREAD", "COUNT", count, "STREAMS", *names)
         return [read, *await self.calls(*others)]

@@ -104,17 +104,21 @@ class Pipe:
         return replies
 
     async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
     ) -> list[Any]:
         """What streams have after these positions, once one of them has something (None: none had for `block_ms`), and
-        the replies to the others, which are executed after that and come with it, all in one write.
+        the replies to the others, which are executed after that and come with it, all in one write. With a `block_ms`
+        of None: what they have now.
 
         A read that blocks ends with the first entry. That its writer wrote another, or others wrote too in the same
         turn of Redis, would be found by the next one only.
         """
         names: tuple[Argument, ...] = (*streams, *streams.values())
+        read = "XREAD", "COUNT", count, "STREAMS", *names
+        if block_ms is None:
+            return await self.calls(read, *others)
         wait = "XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *names
-        _, *replies = await self.calls(wait, ("XREAD", "COUNT", count, "STREAMS", *names), *others)
+        _, *replies = await self.calls(wait, read, *others)
         return replies
 
     async def everywhere(self, *arguments: Argument) -> list[Any]:

@@ -6,7 +6,7 @@ Positions of both streams of an organization come from one clock, so a merged re
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, collect, keys
@@ -95,11 +95,6 @@ class Log:
         """One reading."""
         reading = Reading(org, after, count, deltas)
         return reading.events(await self.pipe.call(*reading.command))
-
-    async def read_each(self, readings: Sequence[Reading]) -> list[list[Recorded]]:
-        """Several at once: a task for each would cost as much as the reading."""
-        replies = await self.pipe.calls(*(reading.command for reading in readings))
-        return [reading.events(reply) for reading, reply in zip(readings, replies, strict=True)]
 
     async def tail(
         self, org: OrgId, after: Position, blocking: Pipe, *, block_ms: int = 1_000

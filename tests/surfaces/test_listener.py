@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from edges.listener import COUNT, Listener
+import asyncio
+
+from edges.listener import COUNT, Heard, Listener
 from eventstore import keys
+from eventstore.append import APPEND, Append
 from eventstore.connection import Pipe, pool_for
-from tests.support.stack import ACME
+from eventstore.log import Log, Reading
+from eventstore.schema import ORIGIN
+from tests.support.store import ACME, blocked_client, fact, written
 
 BELL = keys.of(ACME).bell
 
@@ -31,5 +36,21 @@ async def test_bells_that_begin_anew_after_redis_was_away_are_heard(redis_url: s
     await listener.start_over()
     await pipe.call("XADD", BELL, "1-0", "o", ACME)
     assert list((await listener.wait()).organizations) == [ACME]
+    await pipe.close()
+    await blocking.close()
+
+
+async def test_who_looks_hears_what_has_rung_and_need_not_wake_for_it(redis_url: str) -> None:
+    pipe, blocking = Pipe(pool_for(redis_url), [APPEND]), Pipe(pool_for(redis_url), timeout_s=5)
+    listener, log = Listener(pipe, blocking), Log(pipe)
+    await listener.add(BELL)
+    assert await listener.look([Reading(ACME, ORIGIN)]) == Heard([], [], [[]])
+    positions = written(await log.append(ACME, Append(events=[fact()]))).positions
+    organizations, _, [events] = await listener.look([Reading(ACME, ORIGIN)])
+    assert ([event.position for event in events], list(organizations)) == (positions, [ACME])
+    waiting = asyncio.create_task(listener.wait())
+    await blocked_client(pipe)
+    await pipe.call("XADD", BELL, "*", "o", "another")
+    assert list((await waiting).organizations) == ["another"]
     await pipe.close()
     await blocking.close()

@@ -62,7 +62,7 @@ class Ahead(Pipe):
         self.readings = self.losses = 0
 
     async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
     ) -> list[Any]:
         self.readings += len(others)
         replies = await super().read_blocking(streams, *others, count=count, block_ms=block_ms)
