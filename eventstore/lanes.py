@@ -96,14 +96,13 @@ class _Call:
     def __init__(self) -> None:
         self.asked: list[Argument] = []
         self._waiting: list[asyncio.Future[Any]] = []
-
-    @property
-    def is_full(self) -> bool:
-        return len(self._waiting) >= MAX_TOGETHER
+        self._new_reply = asyncio.get_running_loop().create_future
+        self.room = MAX_TOGETHER
 
     def join(self, *asked: str) -> asyncio.Future[Any]:
         self.asked += asked
-        self._waiting.append(reply := asyncio.get_running_loop().create_future())
+        self._waiting.append(reply := self._new_reply())
+        self.room -= 1
         return reply
 
     def answer(self, replies: list[Any] | StoreError) -> None:
@@ -295,7 +294,7 @@ class Lanes:
         call = self._gathering.get(together)
         if call is not None:
             reply = call.join(org, lane, token, item)
-            if call.is_full:
+            if call.room == 0:
                 await self._send(together, call)
             return await reply
         call = self._gathering[together] = _Call()

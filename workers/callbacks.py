@@ -19,13 +19,18 @@ from projections.projection import timestamp
 ACTOR = "system:callback"
 
 
+def may_follow(body: Body | UnknownEvent, outcome: Sequence[Event]) -> bool:
+    """Whether it is worth asking what is `requested`: of most items that leave nothing it is known at once."""
+    return bool(outcome) or isinstance(body, ReplyAwaited)
+
+
 async def requested(log: Log, item: Recorded, body: Body | UnknownEvent, outcome: Sequence[Event]) -> list[Event]:
     """The intent that belongs into the step that finishes the item, if that is the end of a run with a callback.
 
     A run that was left to a person ended before, by what that person wrote; its item is finished all the same.
     """
     match body:
-        case MessageReceived() if outcome and any(event.body.type in TERMINAL_TYPES for event in outcome):
+        case MessageReceived() if any(event.body.type in TERMINAL_TYPES for event in outcome):
             question: object = body
         case ReplyAwaited():
             root = await log.at(item.organization, item.run)

@@ -14,10 +14,9 @@ class Interruption:
     A cancellation from anywhere else passes through untouched, and inside the scope's cleanup still runs.
     """
 
-    def __init__(self) -> None:
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._why: WorkError | None = None
+    _task: asyncio.Task[object] | None = None
+    _cancelling = 0
+    _why: WorkError | None = None
 
     def interrupt(self, why: WorkError) -> None:
         """Outside the scope, or a second time, this does nothing: what is appended next is fenced anyway."""

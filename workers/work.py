@@ -171,7 +171,9 @@ class Work:
     async def finish(self, done: Done, lanes: Lanes) -> NextItem | None:
         """For the runner: the end of the item, with all that follows from it, and the lane's next. If nothing follows,
         that is said with what is said next of the lane, at most a few items later."""
-        events = [*done.events, *await callbacks.requested(self.log, self.item, self.body, done.events)]
+        events = done.events
+        if callbacks.may_follow(self.body, events):
+            events = [*events, *await callbacks.requested(self.log, self.item, self.body, events)]
         if events or done.epoch is not None:
             return await self.dispose(done._replace(events=events), Disposal("finish", lease_ms=lanes.lease_ms))
         if self._following is not None and time.monotonic() - self._begun < FRESH_S:
