@@ -28,6 +28,7 @@ from eventstore.append import (
     VersionConflict,
 )
 from eventstore.events.replies import ReplyCompleted
+from eventstore.lanes import Lanes
 from eventstore.log import Log
 from eventstore.schema import ConversationId, Event, OrgId, Position, Sibling
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
@@ -397,13 +398,21 @@ async def test_a_lost_record_is_read_off_the_streams(store: Store) -> None:
     assert appended.positions == [Position(last.ms, last.seq + 2)]
 
 
+async def test_a_lost_record_of_a_log_without_facts_is_read_off_its_deltas(store: Store) -> None:
+    last = (await store.write(delta(Position(1, 0)))).positions[0]
+    await store.pipe.call("DEL", store.keys.meta)
+    store.clock.advance(-1_000)
+    assert (await store.write(fact())).positions == [Position(last.ms, last.seq + 1)]
+
+
 # What is written
 
 
 async def test_the_servers_own_clock_is_used_when_none_is_given(store: Store) -> None:
+    lanes = Lanes(store.pipe, "")
+    before = await lanes.now_ms()
     appended = written(await Log(store.pipe).append(ACME, Append(events=[fact()])))
-    seconds, _ = await store.pipe.call("TIME")
-    assert abs(appended.positions[0].ms - int(seconds) * 1000) < 60_000
+    assert before <= appended.positions[0].ms <= await lanes.now_ms()
 
 
 async def test_public_and_personal_parts_are_stored_apart_with_their_digest(store: Store) -> None:
@@ -437,6 +446,13 @@ async def test_every_append_rings_the_bell_once_and_a_refusal_does_not(store: St
     await store.append(fact(), expected=7)
     await store.write(conversation=ANN, control=Control("take", "7"))
     assert len(await rung()) == 2
+
+
+async def test_a_bell_that_nobody_hears_does_not_grow_for_ever(store: Store) -> None:
+    ring_often = "for _ = 1, 5000 do redis.call('XADD', KEYS[1], '*', 'o', 'acme') end"
+    await store.pipe.call("EVAL", ring_often, 1, store.keys.bell)
+    await store.write(fact())
+    assert await store.pipe.call("XLEN", store.keys.bell) < 4_200
 
 
 async def test_old_deltas_are_trimmed_as_new_ones_arrive_and_facts_are_not(store: Store) -> None:

@@ -51,6 +51,13 @@ async def test_an_acknowledgement_moves_forwards_only(store: Store, consumers: C
     assert await consumers.acknowledge(ACME, "nobody", at[0]) == "unknown"
 
 
+async def test_whoever_acknowledges_was_heard_of(store: Store, consumers: Consumers) -> None:
+    at = await written(store, 1)
+    await consumers.open(ACME, "crm", ALL, ORIGIN)
+    await store.pipe.call("HSET", store.keys.consumer("crm"), "at", 0)
+    assert is_consumer(await consumers.acknowledge(ACME, "crm", at[0])).seen_ms > 0
+
+
 async def test_to_return_with_a_position_acknowledges_it(store: Store, consumers: Consumers) -> None:
     at = await written(store, 3)
     await consumers.open(ACME, "crm", ALL, at[0])

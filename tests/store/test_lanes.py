@@ -282,12 +282,13 @@ async def test_nothing_is_finished_without_the_lane_and_its_item(store: Store) -
 
 
 async def test_an_item_the_log_no_longer_holds_is_handed_on_as_such(store: Store) -> None:
-    await store.write(fact(lane="l"), fact(lane="l"))
+    lost = (await store.write(fact(lane="l"), fact(lane="l"), fact(lane="l"))).positions[1]
     lane = await take(store)
-    await store.pipe.call("XTRIM", store.keys.log, "MAXLEN", 0)
+    await store.pipe.call("XDEL", store.keys.log, str(lost))
+    store.broken_on_purpose = True
     item = await store.lanes().finish(ACME, lane.held)
     assert isinstance(item, NextItem)
-    assert item.event is None
+    assert (item.position, item.event) == (lost, None)
 
 
 # Items that leave nothing, several at once
@@ -334,6 +335,12 @@ async def test_whoever_appends_for_an_item_has_ended_those_before_it(store: Stor
     assert (await store.queue("l"))[0] == upcoming[2]
     assert isinstance(await store.append(delta(upcoming[2]), held=second), Duplicate)
     assert await store.append(delta(upcoming[0], 2), held=first) == Fenced("head", str(upcoming[0]))
+
+
+async def test_the_last_item_that_was_handed_out_can_be_appended_for(store: Store) -> None:
+    held, upcoming = await handed_out(store)
+    await store.write(fact(), held=held._replace(head=upcoming[-1]))
+    assert (await store.queue("l"))[0] == upcoming[-1]
 
 
 async def test_going_on_with_a_later_item_forgets_the_deltas_of_the_one_before(store: Store) -> None:
@@ -549,6 +556,8 @@ async def test_a_lane_handed_back_fences_its_former_holder(store: Store) -> None
     before = await store.state()
     assert await store.append(fact(), held=lane.held) == Fenced("lane", "")
     assert await store.lanes().renew(ACME, lane.held) == Lost("")
+    assert await store.lanes().finish(ACME, lane.held) == Fenced("lane", "")
+    assert await store.lanes().postpone(ACME, lane.held, 10_000) == Lost("")
     assert await store.state() == before
 
 
@@ -675,7 +684,8 @@ async def test_a_parked_lane_is_listed_and_nothing_overtakes_its_item(store: Sto
     first = (await store.write(fact(lane="l"))).positions[0]
     bell = await ring(store)
     lane = await take(store, doorbell=bell.entry)
-    written(await store.end(lane.held, "park", fact(text="gave up")))
+    told = written(await store.end(lane.held, "park", fact(), fact(text="gave up"))).positions[-1]
+    assert await store.pipe.call("HGET", store.keys.lane("l")[0], "p") == told.encode()
     assert await store.parked() == ["l"]
     assert await store.lanes().parked() == Parked(1, store.clock())
     assert await store.doorbells() == []
@@ -858,6 +868,22 @@ async def test_a_lease_lasts_no_longer_than_its_length_when_the_clock_is_set_bac
     assert taken(await rival.take(ACME, "l")).attempts == 2
 
 
+async def test_a_retry_comes_in_time_when_the_clock_was_set_back(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    store.clock.advance(-3_600_000)
+    written(await store.end((await take(store)).held, "retry", fact(), delay_ms=1_000))
+    assert await store.lanes().wake_due(store.clock() + 1_000) == 1
+
+
+async def test_a_lease_lasts_from_now_by_the_servers_clock_when_none_is_given(store: Store) -> None:
+    await store.write(fact(lane="l"))
+    lanes = Lanes(store.pipe, "worker-1", shards=[shard_of(ACME)])
+    before = await lanes.now_ms()
+    taken(await lanes.take(ACME, "l"))
+    expires = int(await store.pipe.call("HGET", store.keys.lane("l")[0], "x"))
+    assert before <= expires - LEASE_MS <= await lanes.now_ms()
+
+
 async def test_the_length_of_a_lease_is_that_of_its_last_renewal(store: Store) -> None:
     await store.write(fact(lane="l"), fact(lane="l"), fact(lane="l"))
     held, rival = (await take(store)).held, store.lanes("worker-2")
@@ -905,14 +931,17 @@ async def test_a_lane_that_was_too_early_waits_and_its_attempt_does_not_count(st
     lanes = store.lanes()
     await lanes.join()
     await store.write(fact(lane=ANN))
-    held = taken(await lanes.take(ACME, ANN)).held
+    bell = await ring(store)
+    held = taken(await lanes.take(ACME, ANN, bell.entry)).held
     assert await lanes.postpone(ACME, held, 10_000) is None
     assert await store.doorbells() == []
+    assert await lanes.take(ACME, ANN, bell.entry) == NothingToTake("stale")
     assert await lanes.wake_due(store.clock() + 9_999) == 0
     assert await lanes.wake_due(store.clock() + 10_000) == 1
-    again = taken(await lanes.take(ACME, ANN))
+    other = store.lanes("worker-2")
+    again = taken(await other.take(ACME, ANN))
     assert again.attempts == 1
-    assert await lanes.postpone(ACME, held, 10_000) == Lost(lanes.owner)
-    assert await lanes.postpone(ACME, again.held, 10_000) is None
+    assert await other.postpone(ACME, held, 10_000) == Lost(other.owner)
+    assert await other.postpone(ACME, again.held, 10_000) is None
     assert await lanes.hasten(ACME, ANN)
     assert not await lanes.hasten(ACME, ANN)

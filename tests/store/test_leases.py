@@ -75,8 +75,12 @@ async def test_a_released_lease_is_free_at_once_and_its_fence_goes_on(pipe: Pipe
 
 
 async def test_asking_again_after_a_lost_reply_gives_the_same_lease(pipe: Pipe, clock: Clock) -> None:
-    one = leases(pipe, clock, "one")
-    assert await held(one) == await held(one)
+    one, other = leases(pipe, clock, "one"), leases(pipe, clock, "other")
+    lease = await held(one)
+    clock.advance(9_999)
+    assert await held(one) == lease
+    clock.advance(9_999)
+    assert await other.acquire("sealer") is None
 
 
 async def test_another_renews_and_releases_nothing_whatever_it_knows(pipe: Pipe, clock: Clock) -> None:

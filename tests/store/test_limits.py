@@ -65,9 +65,10 @@ async def test_a_cost_is_taken_whole_or_not_at_all(limits: Limits) -> None:
 
 
 async def test_to_ask_costs_nothing_and_begins_no_window(limits: Limits, clock: Clock) -> None:
-    assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60, cost=0) == Budget(True, 1, 1, 60)
+    assert await limits.spend(ACME, "sms", "conv_1", 2, window_s=60, cost=0) == Budget(True, 2, 2, 60)
     clock.advance(30_000)
-    assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60) == Budget(True, 1, 0, 60)
+    assert await limits.spend(ACME, "sms", "conv_1", 2, window_s=60) == Budget(True, 2, 1, 60)
+    assert await limits.spend(ACME, "sms", "conv_1", 2, window_s=60, cost=0) == Budget(True, 2, 1, 60)
     assert await limits.spend(ACME, "sms", "conv_1", 1, window_s=60, cost=0) == Budget(False, 1, 0, 60)
 
 

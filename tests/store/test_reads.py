@@ -50,6 +50,7 @@ async def test_a_conversation_is_read_back_page_by_page(store: Store) -> None:
     assert positions(await store.log.read_conversation_back(ACME, ANN, None, count=PAGE + 1)) == own[-PAGE - 1 :]
     before, seen = None, list[Position]()
     while page := positions(await store.log.read_conversation_back(ACME, ANN, before, count=170)):
+        assert len(page) <= 170
         seen, before = page + seen, page[0]
     assert seen == own
 
