@@ -74,7 +74,7 @@ class Listener:
 
     async def _read(self, pipe: Pipe, block_ms: int | None, readings: Sequence[Reading]) -> Heard:
         commands = (reading.command for reading in readings)
-        rung, *replies = await pipe.read_blocking(self._bells, *commands, count=COUNT, block_ms=block_ms)
+        rung, *replies = await pipe.read_streams(self._bells, *commands, count=COUNT, block_ms=block_ms)
         organizations, unclear = list[OrgId](), list[str]()
         for name, entries in rung or ():
             self._bells[name.decode()] = entries[-1][0].decode()

@@ -92,8 +92,8 @@ class ClusterPipe(Pipe):
     async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
         return await asyncio.gather(*(self.call(*command) for command in commands))
 
-    async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
+    async def read_streams(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None = None
     ) -> list[Any]:
         """Streams of several slots are only waited at: to look at them takes as many commands each time."""
         names, read = (*streams, *streams.values()), None

@@ -103,12 +103,12 @@ class Pipe:
                 raise self._refused(reply)
         return replies
 
-    async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
+    async def read_streams(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None = None
     ) -> list[Any]:
-        """What streams have after these positions, once one of them has something (None: none had for `block_ms`), and
-        the replies to the others, which are executed after that and come with it, all in one write. With a `block_ms`
-        of None: what they have now.
+        """What streams have after these positions (None: nothing), and the replies to the others, which are executed
+        after that and come with it, all in one write. With `block_ms`: once a stream has something, or none had for
+        so long.
 
         A read that blocks ends with the first entry. That its writer wrote another, or others wrote too in the same
         turn of Redis, would be found by the next one only.

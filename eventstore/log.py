@@ -103,7 +103,7 @@ class Log:
         own = keys.of(org)
         while True:
             streams = dict.fromkeys((own.log, own.tok), str(after))
-            [reply] = await blocking.read_blocking(streams, count=PAGE, block_ms=block_ms)
+            [reply] = await blocking.read_streams(streams, count=PAGE, block_ms=block_ms)
             if events := merge_streams(org, reply, PAGE):
                 after = events[-1].position
                 yield events

@@ -287,7 +287,7 @@ async def test_deltas_and_facts_from_many_tasks_keep_one_clock(pipe: Pipe) -> No
 
 async def test_what_stands_behind_a_read_that_blocks_is_as_new_as_its_reply(own_server: RedisServer) -> None:
     async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
-        reading = blocking.read_blocking({"bell": "0-0"}, ("GET", "latest"), count=10, block_ms=4_000)
+        reading = blocking.read_streams({"bell": "0-0"}, ("GET", "latest"), count=10, block_ms=4_000)
         waiting = asyncio.create_task(reading)
         await blocked_client(writing)
         await writing.calls(("SET", "latest", "1"), ("XADD", "bell", "*", "k", "v"))
@@ -298,7 +298,7 @@ async def test_what_stands_behind_a_read_that_blocks_is_as_new_as_its_reply(own_
 async def test_who_waits_gets_all_that_was_written_in_the_same_turn(own_server: RedisServer) -> None:
     async with pipe_to(own_server.url) as writing, pipe_to(own_server.url, timeout_s=5) as blocking:
         streams = {"bell-1": "0-0", "bell-2": "0-0"}
-        waiting = asyncio.create_task(blocking.read_blocking(streams, count=10, block_ms=4_000))
+        waiting = asyncio.create_task(blocking.read_streams(streams, count=10, block_ms=4_000))
         await blocked_client(writing)
         ring = [("XADD", bell, "*", "k", "v") for bell in ("bell-1", "bell-2", "bell-1")]
         await writing.calls(*ring)

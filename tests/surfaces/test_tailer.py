@@ -61,11 +61,11 @@ class Ahead(Pipe):
         super().__init__(*arguments, **options)
         self.readings = self.losses = 0
 
-    async def read_blocking(
-        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None
+    async def read_streams(
+        self, streams: Mapping[str, str], *others: Sequence[Argument], count: int, block_ms: int | None = None
     ) -> list[Any]:
         self.readings += len(others)
-        replies = await super().read_blocking(streams, *others, count=count, block_ms=block_ms)
+        replies = await super().read_streams(streams, *others, count=count, block_ms=block_ms)
         if others and self.losses > 0:
             self.losses -= 1
             await self.reset()
