@@ -144,8 +144,9 @@ end
 local look, at = {}, ARGV[7] .. '-' .. ARGV[8]
 if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page
   look = {
-    call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1),
-    call('HMGET', prefix .. 'meta', 'ms', 'sq', 'tp'), call('XRANGE', KEYS[1], at, at), call('XRANGE', tok, at, at),
+    call('HMGET', prefix .. 'meta', 'ms', 'sq'), call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1),
+    call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), call('XRANGE', KEYS[1], at, at), call('XRANGE', tok, at, at),
+    call('HGET', prefix .. 'meta', 'tp'),
   }
 end
 return {reached, entries, look}

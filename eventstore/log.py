@@ -176,7 +176,7 @@ class Log:
     async def look_at(self, org: OrgId, position: Position) -> tuple[Bounds, Kind | None]:
         """The bounds of the log, and what stands at exactly this position."""
         own, at = keys.of(org), str(position)
-        look = await self.pipe.calls(*_ends(org), ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at))
+        look = await self.pipe.calls(*_ends(org, ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at)))
         return _seen(org, *look)
 
     async def look_ahead(self, scope: Scope, position: Position) -> tuple[Bounds, Kind | None, Page]:
@@ -203,20 +203,26 @@ def merge_streams(org: OrgId, reply: Any, count: int) -> list[Recorded]:
     return events
 
 
-def _ends(org: OrgId) -> tuple[tuple[Argument, ...], ...]:
+def _ends(org: OrgId, *looks: tuple[Argument, ...]) -> tuple[tuple[Argument, ...], ...]:
+    """In this order, as others write in between: nothing that is not found was counted by the clock, unless it was
+    trimmed, which is asked after it was looked for."""
     own = keys.of(org)
     return (
-        ("XRANGE", own.log, "-", "+", "COUNT", 1),
+        ("HMGET", own.meta, "ms", "sq"),
         ("XREVRANGE", own.log, "+", "-", "COUNT", 1),
-        ("HMGET", own.meta, "ms", "sq", "tp"),
+        ("XRANGE", own.log, "-", "+", "COUNT", 1),
+        *looks,
+        ("HGET", own.meta, "tp"),
     )
 
 
-def _seen(org: OrgId, first: Any, last: Any, clock: Any, fact: Any, delta: Any) -> tuple[Bounds, Kind | None]:
-    return _bounds(org, first, last, clock), "fact" if fact else "delta" if delta else None
+def _seen(
+    org: OrgId, clock: Any, last: Any, first: Any, fact: Any, delta: Any, trimmed: Any
+) -> tuple[Bounds, Kind | None]:
+    return _bounds(org, clock, last, first, trimmed), "fact" if fact else "delta" if delta else None
 
 
-def _bounds(org: OrgId, first: Any, last: Any, clock: Any) -> Bounds:
+def _bounds(org: OrgId, clock: Any, last: Any, first: Any, trimmed: Any) -> Bounds:
     first_event = codec.recorded(org, *first[0]) if first else None
     last_position = Position.parse(last[0][0]) if last else None
     now = Position(int(clock[0]), int(clock[1])) if clock[0] else (last_position or ORIGIN)
@@ -225,5 +231,5 @@ def _bounds(org: OrgId, first: Any, last: Any, clock: Any) -> Bounds:
         last_position,
         now,
         first_event.number if first_event else None,
-        Position.of(clock[2]) if clock[2] else None,
+        Position.of(trimmed) if trimmed else None,
     )

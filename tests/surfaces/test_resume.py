@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -25,7 +25,10 @@ from edges.ring import Window
 from edges.subscriptions import Filter, Format
 from edges.wire import SSE
 from eventstore import keys
-from eventstore.schema import Position, Recorded
+from eventstore.connection import Pipe, pool_for
+from eventstore.log import Log
+from eventstore.resp import Argument
+from eventstore.schema import ORIGIN, Position, Recorded
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.stack import ACME, DEMO, Edge, Stack, delta, said, stacked
 from tests.support.stream_client import Cut, Frame, StreamClient, query
@@ -236,6 +239,51 @@ async def test_on_an_empty_log_a_foreign_position_is_ahead_and_zero_is_fine(stac
         assert await shown(client, written[-1]) == written
     async with stack.open(STREAM, key, last="0-0") as client:
         assert ids(await client.take(3)) == written
+
+
+class Interrupted(Pipe):
+    """One command of a batch at a time; somebody else does something before the last ones."""
+
+    before = 0
+    interruption: Callable[[], Awaitable[object]]
+
+    async def calls(self, *commands: Sequence[Argument]) -> list[Any]:
+        replies = [await self.call(*command) for command in commands[: -self.before]]
+        await self.interruption()
+        return replies + [await self.call(*command) for command in commands[-self.before :]]
+
+
+@asynccontextmanager
+async def interrupted(stack: Stack, before: int, interruption: Callable[[], Awaitable[object]]) -> AsyncIterator[Log]:
+    pipe = Interrupted(pool_for(stack.redis_url))
+    pipe.before, pipe.interruption = before, interruption
+    try:
+        yield Log(pipe)
+    finally:
+        await pipe.close()
+
+
+@pytest.mark.parametrize("before", range(1, 7))
+async def test_to_ask_for_everything_as_the_first_event_comes_is_no_gap(stack: Stack, before: int) -> None:
+    async with interrupted(stack, before, lambda: stack.say(1)) as log:
+        start = await resume.start(log, DEMO, resume.Requested("0", ORIGIN, resumes=True))
+        assert (start.position, start.gap) == (ORIGIN, None)
+
+
+@pytest.mark.parametrize("before", range(1, 5))
+async def test_a_gap_hides_no_event_that_comes_as_it_is_told(stack: Stack, before: int) -> None:
+    async with interrupted(stack, before, lambda: stack.say(1)) as log:
+        told = await resume.gap_from_start(log, DEMO, "1-0", "ahead")
+    [event] = await stack.events()
+    assert told.resume < event.position
+
+
+@pytest.mark.parametrize("before", range(1, 7))
+async def test_who_stands_at_the_last_fact_that_is_being_trimmed_misses_nothing(stack: Stack, before: int) -> None:
+    written = await stack.say(3)
+    async with interrupted(stack, before, lambda: stack.trim(written[2])) as log:
+        start = await resume.start(log, DEMO, resume.Requested(written[1], at(written[1]), resumes=True))
+        assert start.gap is None
 
 
 @pytest.mark.parametrize("asked", ["0", "0-0", "first", "second", "time"])
