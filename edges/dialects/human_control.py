@@ -46,7 +46,7 @@ class Agent(BaseModel):
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     phoneNumber: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    agentId: Short = ""
+    agentId: Annotated[Short, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$")] = ""  # becomes an actor, a stored name
     agentName: Short = ""
     organizationId: str | None = None
 

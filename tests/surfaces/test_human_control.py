@@ -128,6 +128,8 @@ async def test_of_a_number_that_never_wrote_nothing_is_known(http: httpx.AsyncCl
         {"phoneNumber": PHONE},
         {"phoneNumber": "nobody", "agentId": "7"},
         {"agentId": "7"},
+        {"phoneNumber": PHONE, "agentId": "7\0", "message": "Hello"},
+        {"phoneNumber": PHONE, "agentId": "7\n8", "message": "Hello"},
         {"phoneNumber": PHONE, "agentId": "7", "message": " "},
         {"phoneNumber": PHONE, "agentId": "7", "message": "x" * 1_601},
     ],
