@@ -79,7 +79,7 @@ class Entrance:
     async def take(self, sent: dict[bytes, bytes], body: bytes) -> bytes | None:
         """Appends the events of a body; the answer, or None: nothing was written, and aiohttp's way must say why."""
         app, key, limits = self.app, sent.get(KEY), {}
-        if HOST not in sent or CREDENTIAL not in sent or (key is not None and not 0 < len(key) <= MAX_KEY_LENGTH):
+        if HOST not in sent or CREDENTIAL not in sent or (key is not None and not _is_plain(key)):
             return None
         try:
             caller = await known(app, _text(sent[CREDENTIAL]))
@@ -238,6 +238,11 @@ class Connection(asyncio.Protocol):
         for data in self.received + self._later:
             ordinary.data_received(data)
         transport.resume_reading()
+
+
+def _is_plain(key: bytes) -> bool:
+    """Others are for aiohttp's way to judge."""
+    return 0 < len(key) <= MAX_KEY_LENGTH and key.isascii()
 
 
 def _text(header: bytes) -> str:

@@ -100,8 +100,8 @@ def client_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         key = request.query.get("idempotency_key")
-    if key is not None and not 0 < len(key) <= MAX_KEY_LENGTH:
-        message = f"Idempotency-Key: expected 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
+    if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):  # as what is no UTF-8 is not
+        message = f"Idempotency-Key: expected 1 to {MAX_KEY_LENGTH} printable characters, got {len(key)}"
         raise ApiError(400, "BAD_IDEMPOTENCY_KEY", message)
     return key
 

@@ -70,7 +70,7 @@ def request(key: dict[str, str], *more: str, name: str = "one") -> bytes:
     body = json.dumps(BODIES[name]).encode()
     lines = [f"POST {EVENTS} HTTP/1.1", "Host: edge", f"Content-Length: {len(body)}", *more]
     lines += [f"{header}: {value}" for header, value in key.items()]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape") + body
 
 
 @asynccontextmanager
@@ -260,6 +260,8 @@ async def test_what_comes_in_the_same_packet_is_not_lost(stack: Stack, first: in
         ("Transfer-Encoding: chunked",),
         ("Content-Encoding: gzip",),
         ("Idempotency-Key: ",),
+        ("Idempotency-Key: \udcff",),
+        ("Idempotency-Key: ä",),
         ("Sec-WebSocket-Key1: a",),
         ("X-Encoded: \xe9",),
         ("X-Tenant-API-Key: another",),
@@ -278,7 +280,7 @@ async def test_what_a_parser_may_stumble_over_is_for_aiohttp(stack: Stack, lines
             writer.write(request(await stack.key(org=org), *lines))
             answers.append(await reader.readline())
     assert answers[0] == answers[1]
-    assert answers[0].startswith(b"HTTP/1.")
+    assert answers[0].startswith((b"HTTP/1.1 201", b"HTTP/1.1 4", b"HTTP/1.0 4"))
     assert len(await stack.events(ACME)) == len(await stack.events(DEMO))
 
 
