@@ -208,7 +208,8 @@ async def test_a_delta_is_written_once_per_sequence(store: Store) -> None:
     assert repeated == Duplicate([], 0, [])
     assert await store.state() == before
     await store.write(delta(held.head, 2), held=held._replace(sequence=2))
-    assert isinstance(await store.append(delta(held.head, 1), held=held._replace(sequence=1)), Duplicate)
+    for sequence in (1, 2):
+        assert isinstance(await store.append(delta(held.head, 1), held=held._replace(sequence=sequence)), Duplicate)
     for sequence in range(3, 12):
         await store.write(delta(held.head, sequence), held=held._replace(sequence=sequence))
     assert isinstance(await store.append(delta(held.head, 9), held=held._replace(sequence=9)), Duplicate)
@@ -270,7 +271,9 @@ async def test_a_conversation_nobody_holds_can_be_neither_released_nor_spoken_in
 
 
 async def test_control_moves_without_an_event_too(store: Store) -> None:
-    assert await store.append(conversation=ANN, control=Control("take", "7")) == Appended([], 1, [], None, 1)
+    take = Append(conversation=ANN, control=Control("take", "7"), idempotency=KEY)
+    assert await store.log.append(ACME, take) == Appended([], 1, [], None, 1)
+    assert await store.log.append(ACME, take) == Duplicate([], 1, [])
     assert await store.log.control(ACME, ANN) == HeldBy("7", 1)
     assert await store.log.read(ACME, Position(0, 0)) == []
 

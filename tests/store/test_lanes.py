@@ -370,6 +370,12 @@ async def test_large_items_are_handed_out_one_by_one(store: Store) -> None:
     assert len(positions_of(item)) == 1
 
 
+async def test_an_item_of_any_size_is_handed_out(store: Store) -> None:
+    await store.write(fact(lane="l"), fact(text="x" * 100_000, lane="l"))
+    item = await store.lanes().finish(ACME, (await take(store)).held)
+    assert positions_of(item) == await store.queue("l")
+
+
 async def test_renewing_tells_who_speaks_where_the_item_in_hand_belongs(store: Store) -> None:
     await store.write(*[fact(conversation, lane="l") for conversation in (ANN, ANN, BEN)])
     held = (await take(store)).held
@@ -685,7 +691,7 @@ async def test_a_parked_lane_is_listed_and_nothing_overtakes_its_item(store: Sto
     bell = await ring(store)
     lane = await take(store, doorbell=bell.entry)
     told = written(await store.end(lane.held, "park", fact(), fact(text="gave up"))).positions[-1]
-    assert await store.pipe.call("HGET", store.keys.lane("l")[0], "p") == told.encode()
+    assert await store.pipe.call("HMGET", store.keys.lane("l")[0], "a", "p") == [b"1", told.encode()]
     assert await store.parked() == ["l"]
     assert await store.lanes().parked() == Parked(1, store.clock())
     assert await store.doorbells() == []
@@ -939,9 +945,11 @@ async def test_a_lane_that_was_too_early_waits_and_its_attempt_does_not_count(st
     assert await lanes.wake_due(store.clock() + 9_999) == 0
     assert await lanes.wake_due(store.clock() + 10_000) == 1
     other = store.lanes("worker-2")
+    assert taken(await other.take(ACME, ANN)).attempts == 1
     again = taken(await other.take(ACME, ANN))
-    assert again.attempts == 1
+    assert again.attempts == 2
     assert await other.postpone(ACME, held, 10_000) == Lost(other.owner)
     assert await other.postpone(ACME, again.held, 10_000) is None
     assert await lanes.hasten(ACME, ANN)
     assert not await lanes.hasten(ACME, ANN)
+    assert taken(await other.take(ACME, ANN)).attempts == 2, "one that began and ended without a word counts"

@@ -21,6 +21,7 @@ async def test_work_is_refused_at_its_cap_and_nothing_else_is(store: Store) -> N
         assert await store.append(*batch, max_pending=2) == Backlog(2)
     assert await store.state() == before
     await store.write(fact(), fact(ANN), max_pending=2)
+    await store.write(conversation=ANN, control=Control("take", "7"), max_pending=2)
     held = taken(await store.lanes().take(ACME, "a")).held
     await store.write(fact(lane="c"), held=held, max_pending=2)
     assert await store.append(fact(lane="d"), max_pending=3) == Backlog(3)
