@@ -19,7 +19,9 @@ from projections.agent_messages import AgentMessage, waiting_lane
 from projections.conversations import CONVERSATIONS
 from projections.engine import Engine
 from tests.support.workshop import ACME, ANN, ANNS_NUMBER, ScriptedModel, Workshop, says
+from workers.handlers import HANDLERS, person
 from workers.model import AssistantMessage, TextDelta, UserMessage
+from workers.retry import Policy
 
 SOON_S = 0.15
 
@@ -147,6 +149,22 @@ async def test_when_the_person_leaves_one_answer_covers_the_runs_that_wait(shop:
         == [ReplyDeferred(reason="covered", by=str(left), message_id=completed.message_id, text="I am back")] * 2
     )
     assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * 2
+
+
+async def test_runs_that_end_in_each_others_way_are_told_of_their_answer_all_the_same(shop: Workshop) -> None:
+    """Each of them changes the conversation's version, which the others compare until they give up."""
+    impatient = person.HANDLER._replace(policy=Policy(1, "fail"))
+    handlers = [impatient if each is person.HANDLER else each for each in HANDLERS]
+    await shop.take_control()
+    async with shop.worker(shop.services(), handlers=handlers):
+        runs = [await shop.say(f"Question {number}") for number in range(12)]
+        await shop.seen.until_type("reply.awaited", len(runs))
+        await shop.release_control()
+        for run in runs:
+            await until_ended(shop, run)
+    assert "work.failed" in shop.seen.types
+    assert [each.reason for each in shop.seen.bodies(ReplyDeferred)] == ["covered"] * len(runs)
+    assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * len(runs)
 
 
 async def test_what_the_person_has_answered_is_not_answered_again_but_known(shop: Workshop, engine: Engine) -> None:

@@ -35,12 +35,10 @@ async def _has_ended(work: Work) -> bool:
 
 async def _end(work: Work) -> Event:
     """Raises TooEarly while the run is to go on waiting."""
-    assert work.item.conversation is not None
     assert isinstance(work.body, ReplyAwaited)
     if await work.is_cancelled():
         return Event(ReplyCancelled(reason="request"), answering.ACTOR)
-    since = await work.log.read_conversation(work.org, work.item.conversation, work.run)
-    if (ended := answering.answered_instead(since, work.run)) is not None:
+    if (ended := await _answered(work)) is not None:
         return ended
     left_ms = work.item.position.ms + int(work.body.deadline_s * 1_000) - work.services.now_ms()
     if left_ms > 0:
@@ -48,8 +46,16 @@ async def _end(work: Work) -> Event:
     return Event(ReplyDeferred(reason="control"), answering.ACTOR)
 
 
+async def _answered(work: Work) -> Event | None:
+    assert work.item.conversation is not None
+    since = await work.log.read_conversation(work.org, work.item.conversation, work.run)
+    return answering.answered_instead(since, work.run)
+
+
 async def failed(work: Work, error: str) -> Sequence[Event]:
-    return [Event(ReplyDeferred(reason="control"), answering.ACTOR)]
+    if await _has_ended(work):
+        return []
+    return [await _answered(work) or Event(ReplyDeferred(reason="control"), answering.ACTOR)]
 
 
 HANDLER = Handler(ReplyAwaited, handle, POLICY, failed)
