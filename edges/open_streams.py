@@ -143,10 +143,14 @@ class OpenStreams:
         asyncio.get_running_loop().call_later(LINGER_S, connection.abort)
 
     def _replace(self, ticket: Opened, connection: Connection) -> None:
-        older = self._by_ticket.get(ticket.ticket)
-        self._by_ticket[ticket.ticket] = ticket, connection
-        if older is not None:
-            older[1].abort()
+        known = self._by_ticket.get(ticket.ticket)
+        if known is None:
+            self._by_ticket[ticket.ticket] = ticket, connection
+        elif known[0].nth < ticket.nth:
+            self._by_ticket[ticket.ticket] = ticket, connection
+            known[1].abort()
+        else:  # it was opened before, and took longer until here
+            connection.abort()
 
     async def _end_revoked(self) -> None:
         for org, key_id in {(caller.org, caller.credential_id) for caller in self._open.values() if caller.is_key}:

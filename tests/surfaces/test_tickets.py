@@ -12,11 +12,14 @@ import jwt
 import pytest
 
 from edges.app_keys import Caps
+from edges.auth import Caller
 from edges.jwt import LEEWAY_S, JwtSettings
+from edges.open_streams import OpenStreams
 from edges.pace import Pace
 from eventstore import keys
+from eventstore.connection import Pipe
 from eventstore.organizations import Organizations
-from eventstore.tickets import AGAIN_S, OPEN_S
+from eventstore.tickets import AGAIN_S, OPEN_S, Grant, Opened, Tickets
 from tests.support.stack import ACME, Stack, stacked
 from tests.support.stream_client import StreamClient
 
@@ -172,6 +175,25 @@ async def test_the_newest_connection_replaces_the_older_one_here_and_in_another_
                 await second.until_cut()
                 await stack.say(1, org=ACME)
                 await third.until("custom.said")
+
+
+class Connected:
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    abort = close
+
+
+async def test_an_opening_that_took_longer_than_a_later_one_ends_itself(pipe: Pipe) -> None:
+    streams = OpenStreams(Organizations(pipe), Tickets(pipe))
+    first, second = Connected(), Connected()
+    grant = Grant(ACME, "key", [], "binding", 0)
+    callers = [Caller(ACME, frozenset(), "key", ticket=Opened("ticket", nth, grant)) for nth in (1, 2)]
+    with streams.opened(callers[1], second), streams.opened(callers[0], first):
+        assert (first.is_open, second.is_open) == (False, True)
 
 
 async def test_the_streams_of_a_revoked_key_end_also_those_of_its_tickets(stack: Stack) -> None:
