@@ -15,14 +15,14 @@ from eventstore.durability import barrier_for
 from eventstore.errors import StoreMisconfigured, StoreUnavailable
 from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
-from eventstore.schema import ORIGIN, OrgId, Position, Recorded
+from eventstore.schema import ORIGIN, OrgId, Position, Recorded, Sibling
 from eventstore.servers import check_kind, pipe_to
 from tests.store.conftest import RECENT, binary_of
 from tests.support.clusters import Cluster, masters
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer
 from tests.support.stack import ACME, DEMO, Stack, stacked
-from tests.support.store import blocked_client, fact, written
+from tests.support.store import blocked_client, delta, fact, written
 
 ORGS = [OrgId(f"org-{number}") for number in range(12)]
 
@@ -74,6 +74,18 @@ async def test_workers_hear_the_doorbells_of_all_nodes(pipe: Pipe, cluster: Clus
                 waiting = asyncio.create_task(lanes.wait(blocking, count=5, block_ms=1_000))
         waiting.cancel()
         assert sorted(heard) == sorted(ORGS)
+    finally:
+        await blocking.close()
+
+
+async def test_who_follows_a_log_gets_both_streams_of_one_append_in_order(pipe: Pipe, cluster: Cluster) -> None:
+    """A wait that an append ends brings one of its streams only."""
+    log, org, blocking = Log(pipe), ORGS[0], pipe_to(cluster.url, timeout_s=5)
+    try:
+        following = asyncio.ensure_future(anext(log.tail(org, ORIGIN, blocking, block_ms=4_000)))
+        await blocked_client(cluster.pipes[await cluster.owner(keys.of(org).log)])
+        positions = written(await log.append(org, Append(events=[fact(), delta(Sibling(0)), fact()]))).positions
+        assert [event.position for event in await following] == positions
     finally:
         await blocking.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edges.audience import Audience, End
+from edges.channels import Channel, Subscriber
 from edges.ring import Dialect, Entry, Ring, Window, pieces
 from edges.subscriptions import Filter, Format
 from edges.wire import NDJSON, SSE, Frame
@@ -185,3 +187,39 @@ async def test_waiting_for_a_position_ends_when_it_was_seen_or_the_log_became_sh
     org.shortened(End(ORIGIN, ORIGIN, 0))
     await waiting
     assert (org.restarts, org.ring.head, org.last_number) == (1, ORIGIN, 0)
+
+
+class Silent(asyncio.Transport):
+    """Takes what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def joined(org: Audience, scope: str) -> tuple[Channel, Silent]:
+    subscriber = Subscriber.__new__(Subscriber)
+    subscriber.transport = transport = Silent()
+    subscriber.told = org.last_fact
+    return org.join(subscriber, Filter(scope), SHOWN), transport
+
+
+def test_each_channel_has_a_sign_of_life_after_its_own_silence() -> None:
+    org, now = audience(), time.monotonic()
+    org.beat(now - 50)  # nobody is there yet
+    (early, first), (late, second) = joined(org, "conv_1"), joined(org, "conv_2")
+    early.last_write, late.last_write = now - 30, now - 20
+    for silent_since, beats in ((now - 31, (0, 0)), (now - 30, (1, 0)), (now - 21, (1, 0)), (now - 20, (1, 1))):
+        org.beat(silent_since)
+        assert (len(first.written), len(second.written)) == beats
+    org.beat(time.monotonic())
+    assert (len(first.written), len(second.written)) == (2, 2)
