@@ -222,6 +222,7 @@ class Clients:
         self._port = port
         self.mark = mark
         self._poll = select.epoll()
+        self._buffer = bytearray(READ_BYTES)
         self._open: dict[int, tuple[socket.socket, bytes]] = {}
         self.seen = 0
 
@@ -245,14 +246,16 @@ class Clients:
                 raise RuntimeError(f"{seen - self.seen} of {seen} frames did not arrive")
 
     def read(self, timeout_s: float) -> None:
+        buffer, view, kept = self._buffer, memoryview(self._buffer), len(self.mark) - 1
         for fd, _ in self._poll.poll(timeout_s, 1_000):
             connection, rest = self._open[fd]
-            data = connection.recv(READ_BYTES)
-            if not data:
+            begin = len(rest)
+            buffer[:begin] = rest
+            end = begin + connection.recv_into(view[begin:])
+            if end == begin:
                 raise RuntimeError("a stream broke off")
-            text = rest + data
-            self.seen += text.count(self.mark)
-            self._open[fd] = (connection, text[1 - len(self.mark) :])  # a mark may lie across two reads
+            self.seen += buffer.count(self.mark, 0, end)
+            self._open[fd] = connection, bytes(view[max(0, end - kept) : end])  # a mark may lie across two reads
 
     def close(self) -> None:
         for connection, _ in self._open.values():
