@@ -32,7 +32,7 @@ chaos: $(DEV) ## break everything at random for some minutes; SEEDS="1 2" breaks
 	$(BIN)/python -m tests.chaos $(SEEDS)
 
 bench: $(BENCH) ## measure this machine
-	$(BIN)/python -m benchmarks
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m benchmarks
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
