@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -28,8 +29,7 @@ CONNECT_TIMEOUT_S = 0.7
 CONNECT_OPTIONS: dict[str, Any] = {
     "protocol": 2,
     "retry": Retry(NoBackoff(), 0),
-    "socket_timeout": CONNECT_TIMEOUT_S,
-    "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "socket_timeout": None,  # the Pipe sees to it that nothing takes too long
     "driver_info": None,
 }
 SECOND_LOOK_S = 0.01
@@ -223,7 +223,7 @@ class Pipe:
                 return
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                async with _timeout(CONNECT_TIMEOUT_S):
                     await connection.connect()
                     for script in self._scripts:
                         await connection.send_command("SCRIPT", "LOAD", script.text)
@@ -329,6 +329,18 @@ class _Replies(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost(self, "the connection to Redis broke" + (f": {error}" if error is not None else ""))
+
+
+@asynccontextmanager
+async def _timeout(seconds: float) -> AsyncIterator[None]:
+    """A process that stood still in the first half has the other one left: what has come meanwhile is not read yet."""
+    loop, half = asyncio.get_running_loop(), seconds / 2
+    async with asyncio.timeout(None) as limit:
+        halfway = loop.call_later(half, lambda: limit.reschedule(loop.time() + half))
+        try:
+            yield
+        finally:
+            halfway.cancel()
 
 
 def _values(arguments: Sequence[Argument] | Framed) -> Sequence[Argument]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -42,6 +43,8 @@ class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
 def pytest_configure() -> None:
     """Reading all that a system trusts takes longer than a request, and every process and many a client does it."""
     os.environ["SSL_CERT_FILE"] = str(FEW_AUTHORITIES)
+    hypothesis.settings.register_profile("default", deadline=None)  # the machine may stand still for a moment
+    hypothesis.settings.load_profile("default")
     gc.disable()  # to collect the tests leaves no garbage; looking for it took a third of the time
 
 

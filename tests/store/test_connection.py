@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from eventstore.append import APPEND, FINISH, Append
-from eventstore.connection import Pipe, pool_for
+from eventstore.connection import CONNECT_TIMEOUT_S, Pipe, pool_for
 from eventstore.errors import CommandFailed, StoreUnavailable
 from eventstore.lanes import LANES, Lanes
 from eventstore.log import Log
@@ -208,6 +208,18 @@ def test_a_process_that_stood_still_does_not_blame_the_server(redis_url: str) ->
             call = asyncio.ensure_future(pipe.call("ECHO", "read later"))
             await asyncio.sleep(0)
             time.sleep(0.3)  # noqa: ASYNC251 - as a thousand requests at once do
+            assert await call == b"read later"
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(stand_still())
+
+
+def test_nor_does_one_that_stood_still_while_it_connected(redis_url: str) -> None:
+    async def stand_still() -> None:
+        async with pipe_to(redis_url) as pipe:
+            call = asyncio.ensure_future(pipe.call("ECHO", "read later"))
+            await asyncio.sleep(0)
+            time.sleep(CONNECT_TIMEOUT_S + 0.1)  # noqa: ASYNC251
             assert await call == b"read later"
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -219,14 +219,16 @@ async def test_of_a_conversation_that_does_not_exist_yet_the_history_is_empty(st
 async def test_nothing_is_lost_or_doubled_between_history_and_tail(stack: Stack) -> None:
     """Twenty clients come while two hundred messages do."""
     count, over = 200, "SM200"
+    written = [asyncio.Event() for _ in range(count)]
 
     async def write() -> None:
-        for number in range(1, count + 1):
+        for number, told in enumerate(written, 1):
             await put(stack, sms(number))
+            told.set()
 
-    async def read(after_s: float) -> list[str]:
-        await asyncio.sleep(after_s)
-        async with feed(stack, lead=f"lead_{int(after_s * 100) % 3}") as client:
+    async def read(since: int) -> list[str]:
+        await written[since].wait()
+        async with feed(stack, lead=f"lead_{since % 3}") as client:
             [history] = await client.take(1)
             seen = [message["id"] for message in history.data["messages"]]
             while not seen or seen[-1] != over:
@@ -235,7 +237,7 @@ async def test_nothing_is_lost_or_doubled_between_history_and_tail(stack: Stack)
         return seen
 
     chance = random.Random(7)
-    seen, _ = await asyncio.gather(asyncio.gather(*(read(chance.random() / 4) for _ in range(20))), write())
+    seen, _ = await asyncio.gather(asyncio.gather(*(read(chance.randrange(count)) for _ in range(20))), write())
     everything = [f"SM{number}" for number in range(1, count + 1)]
     assert all(each == everything[-len(each) :] for each in seen)
     assert len({len(each) for each in seen}) > 1
