@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -21,9 +20,9 @@ TRIES = 8
 """Something was written to the conversation between look and append; then it is looked at again."""
 
 
-def waiting_lane(run: Position | str) -> str:
-    """Where a run that was left to a person waits for its end."""
-    return f"person:{run}"
+def waiting_lane(conversation: ConversationId) -> str:
+    """Where runs that were left to a person wait for their end, in their order."""
+    return f"person:{conversation}"
 
 
 class AgentMessage(NamedTuple):
@@ -58,17 +57,10 @@ async def say(
         outcome = await log.append(org, append)
         if not isinstance(outcome, VersionConflict):
             break
-    if isinstance(outcome, Appended) and document is not None:
-        await _hasten(log, org, document.awaited)
+    if isinstance(outcome, Appended):
+        with suppress(StoreError):  # a hint: what follows from a run's end need not wait for its deadline
+            await Lanes(log.pipe, "agents").hasten(org, waiting_lane(conversation))
     return outcome
-
-
-async def _hasten(log: Log, org: OrgId, runs: Iterable[str]) -> None:
-    """Whatever follows from a run's end need not wait for its deadline; a hint, the lanes look again in any case."""
-    lanes = Lanes(log.pipe, "agents")
-    with suppress(StoreError):
-        for run in runs:
-            await lanes.hasten(org, waiting_lane(run))
 
 
 def decide(conversation: ConversationId, document: Conversation | None, message: AgentMessage) -> list[Event]:

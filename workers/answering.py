@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from eventstore import codec
@@ -92,20 +93,29 @@ def deferred(reason: Literal["control", "keyword", "nothing_open"]) -> Done:
     return Done([Event(ReplyDeferred(reason=reason), ACTOR)])
 
 
-def answered_instead(since: Sequence[Recorded], run: Position) -> Event | None:
-    """The end of a run whose message somebody has answered outside of it, from the conversation's events after that
-    message: another run's answer that has seen it, or an agent."""
+def answered_instead(since: Sequence[Recorded], runs: Iterable[Position]) -> dict[Position, Event]:
+    """The ends of those runs whose messages somebody has answered outside of them. `runs` are in order, `since` is what
+    the conversation holds after the message of the first."""
+    open_runs, ends = deque(runs), dict[Position, Event]()
+    for until, end in _answers(since):
+        while open_runs and open_runs[0] <= until:
+            ends[open_runs.popleft()] = Event(end, ACTOR)
+    return ends
+
+
+def _answers(events: Sequence[Recorded]) -> Iterator[tuple[Position, ReplyDeferred]]:
+    """What the assistant and agents have answered: the last message that each answer has seen, and the end that it is
+    for the runs up to there."""
     seen_until: dict[Position, Position] = {}
-    for event in since:
+    for event in events:
         match codec.decode(event):
             case MessageSent(message_id=name, text=text) | SmsRequested(sent_by="agent", message_id=name, text=text):
-                return Event(ReplyDeferred(reason="control", message_id=name, text=text), ACTOR)
+                yield event.position, ReplyDeferred(reason="control", message_id=name, text=text)
             case ReplyStarted(context_until=context_until):
                 seen_until.setdefault(event.run, Position.parse(context_until))
-            case ReplyCompleted(message_id=name, text=text) if event.run != run and event.run in seen_until:
-                if seen_until[event.run] >= run:
-                    return Event(ReplyDeferred(reason="covered", by=str(event.run), message_id=name, text=text), ACTOR)
-    return None
+            case ReplyCompleted(message_id=name, text=text) if event.run in seen_until:
+                covered = ReplyDeferred(reason="covered", by=str(event.run), message_id=name, text=text)
+                yield seen_until[event.run], covered
 
 
 def overtaken(work: Work) -> Done:

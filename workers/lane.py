@@ -166,8 +166,8 @@ class Lane:
             following = await work.finish(handler.overtaken(work), self._lanes)
             outcome = "overtaken"
         WORK_ITEMS.inc(work.item.type, outcome)
-        for lane in done.hastens:
-            await self._lanes.hasten(self.org, lane)
+        if done.hastens is not None:
+            await self._lanes.hasten(self.org, done.hastens)
         return following
 
     async def _fail(self, work: Work, handler: Handler, error: Exception) -> NextItem | None:

@@ -81,21 +81,22 @@ class Services:
 class Done(NamedTuple):
     """What is appended in the step that finishes the item; refused as a whole once `epoch` is over.
 
-    `addresses` tells what the ids of new conversations among the events stand for. `hastens` are lanes that wait, and
-    should look again now: a hint, they look again in any case.
+    `addresses` tells what the ids of new conversations among the events stand for. `hastens` is a lane that waits, and
+    should look again now: a hint, it looks again in any case.
     """
 
     events: Sequence[Event] = ()
     epoch: int | None = None
     addresses: Mapping[ConversationId, str] | None = None
-    hastens: Sequence[str] = ()
+    hastens: str | None = None
 
 
 class Work:
     """An item and the right to append for it. Every append carries the lane's token: once the lane is lost or the
     item done it raises LaneLost; with an `epoch` that is over it raises Overtaken. Nothing is written then.
 
-    `run`, `cause` and, where a handler names none, the conversation are put on its events here.
+    `run`, `cause` and the conversation are put on its events here, where they name none: only one that ends the run of
+    another item does.
     """
 
     def __init__(
@@ -207,9 +208,13 @@ class Work:
 
 
 def stamped(event: Event, item: Recorded) -> Event:
-    """The event as part of the item's run."""
-    conversation = event.conversation or item.conversation
-    return msgspec.structs.replace(event, run=item.run, cause=item.position, conversation=conversation)
+    """The event as part of the item's run, unless it is of another."""
+    return msgspec.structs.replace(
+        event,
+        run=event.run or item.run,
+        cause=event.cause or item.position,
+        conversation=event.conversation or item.conversation,
+    )
 
 
 def _refusal(outcome: Outcome) -> Exception:

@@ -93,11 +93,9 @@ async def cancel(request: web.Request) -> web.Response:
     asked = Event(RunCancelRequested(), caller.actor, root.conversation, run=run, cause=run)
     once = Idempotency(fingerprint("run.cancel_requested", str(run)), fingerprint(str(run)))
     await record(log, caller.org, Append(events=[asked], idempotency=once))
-    for lane in (
-        root.conversation,
-        waiting_lane(run),
-    ):  # if it pauses before a retry, or waits for a person, it ends now
-        await Lanes(log.pipe, "edge").hasten(caller.org, lane or "")
+    if root.conversation is not None:  # if it pauses before a retry, or waits for a person, it ends now
+        for lane in (root.conversation, waiting_lane(root.conversation)):
+            await Lanes(log.pipe, "edge").hasten(caller.org, lane)
     return web.json_response({**state, "state": "cancelling"}, status=202, headers=run_headers(run))
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from eventstore import codec
+from eventstore import codec, keys
 from eventstore.append import Appended, HeldBy, Outcome
 from eventstore.events import TERMINAL_TYPES
 from eventstore.events.messages import MessageSent
 from eventstore.events.replies import ReplyAwaited, ReplyCompleted, ReplyDeferred, ReplyStarted
 from eventstore.events.runs import RunCancelRequested
 from eventstore.events.sms import SmsRequested, SmsStatusChanged, SmsStatusReported
-from eventstore.schema import Event, Position
+from eventstore.log import Log
+from eventstore.schema import ORIGIN, ConversationId, Event, OrgId, Position, Recorded
 from projections import agent_messages
 from projections.agent_messages import AgentMessage, waiting_lane
 from projections.conversations import CONVERSATIONS
@@ -24,6 +26,8 @@ from workers.model import AssistantMessage, TextDelta, UserMessage
 from workers.retry import Policy
 
 SOON_S = 0.15
+IMPATIENT = [each._replace(policy=Policy(1, "fail")) if each is person.HANDLER else each for each in HANDLERS]
+"""A second attempt to end a run that waits would be one too many."""
 
 
 @pytest.fixture
@@ -41,6 +45,26 @@ async def say_as_agent(
 async def ends_of(shop: Workshop, run: Position) -> list[str]:
     facts = await shop.log.read_run(ACME, run, deltas=False)
     return [fact.type for fact in facts if fact.type in TERMINAL_TYPES]
+
+
+async def ends(shop: Workshop) -> list[tuple[Position, str]]:
+    """Of runs that got no answer of their own, in the order of the log."""
+    await shop.seen.read_all()
+    bodies = [(event.run, codec.decode(event)) for event in shop.seen.events]
+    return [(run, body.reason) for run, body in bodies if isinstance(body, ReplyDeferred)]
+
+
+async def many_that_wait(shop: Workshop) -> list[Position]:
+    """More than one step ends."""
+    runs = [await shop.say(f"Question {number}") for number in range(person.MOST_TOGETHER + 20)]
+    await shop.seen.until_type("reply.awaited", len(runs))
+    return runs
+
+
+async def until_all_is_finished(shop: Workshop) -> None:
+    async with asyncio.timeout(5):
+        while await shop.pipe.call("HGET", keys.of(ACME).meta, "q") != b"0":  # noqa: ASYNC110 - leaves no event
+            await asyncio.sleep(0.01)
 
 
 async def until_ended(shop: Workshop, run: Position) -> None:
@@ -151,20 +175,62 @@ async def test_when_the_person_leaves_one_answer_covers_the_runs_that_wait(shop:
     assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * 2
 
 
-async def test_runs_that_end_in_each_others_way_are_told_of_their_answer_all_the_same(shop: Workshop) -> None:
-    """Each of them changes the conversation's version, which the others compare until they give up."""
-    impatient = person.HANDLER._replace(policy=Policy(1, "fail"))
-    handlers = [impatient if each is person.HANDLER else each for each in HANDLERS]
+async def test_however_many_runs_wait_they_end_in_order_and_at_the_first_attempt(shop: Workshop) -> None:
     await shop.take_control()
-    async with shop.worker(shop.services(), handlers=handlers):
-        runs = [await shop.say(f"Question {number}") for number in range(12)]
-        await shop.seen.until_type("reply.awaited", len(runs))
+    async with shop.worker(shop.services(), handlers=IMPATIENT):
+        runs = await many_that_wait(shop)
         await shop.release_control()
-        for run in runs:
-            await until_ended(shop, run)
-    assert "work.failed" in shop.seen.types
-    assert [each.reason for each in shop.seen.bodies(ReplyDeferred)] == ["covered"] * len(runs)
-    assert [await ends_of(shop, run) for run in runs] == [["reply.deferred"]] * len(runs)
+        await shop.seen.until_type("reply.deferred", len(runs))
+        await until_all_is_finished(shop)
+    assert await ends(shop) == [(run, "covered") for run in runs]
+    assert shop.seen.types.count("reply.completed") == 1
+    assert "work.failed" not in shop.seen.types
+    before = [event for event in shop.seen.events if event.type != "reply.deferred"]
+    assert [end.run for end in person.ends_of(before, 0)] == runs, "a single look ends them all"
+
+
+async def test_a_worker_that_dies_while_runs_end_leaves_the_others_to_the_next(shop: Workshop) -> None:
+    await shop.take_control()
+    async with shop.worker(shop.services()) as first:
+        runs = await many_that_wait(shop)
+        await shop.release_control()
+        await shop.seen.until_type("reply.deferred")
+        await first.crash()
+    async with shop.worker(shop.services()):
+        await shop.seen.until_type("reply.deferred", len(runs))
+        await until_all_is_finished(shop)
+    assert await ends(shop) == [(run, "covered") for run in runs]
+    assert shop.seen.types.count("reply.completed") == 1
+
+
+async def test_a_person_who_comes_back_breaks_the_answer_off_and_the_runs_wait_on(shop: Workshop) -> None:
+    await shop.take_control()
+    model = ScriptedModel([TextDelta("I am"), asyncio.Event()], says("I am back"))
+    async with shop.worker(shop.services(model=model), handlers=IMPATIENT):
+        runs = [await shop.say("Is anybody there?"), await shop.say("Hello?")]
+        await shop.seen.until_type("reply.awaited", 2)
+        await shop.release_control()
+        await shop.seen.until_type("reply.delta")
+        await shop.take_control()
+        await shop.seen.until_type("reply.cancelled")
+        runs.append(await shop.say("Still there?"))
+        await shop.seen.until_type("reply.awaited", 3)
+        await shop.release_control()
+        await shop.seen.until_type("reply.deferred", 3)
+    assert await ends(shop) == [(run, "covered") for run in runs]
+    assert {each.text for each in shop.seen.bodies(ReplyDeferred)} == {"I am back"}
+
+
+async def test_deadlines_that_pass_together_end_each_run_once_and_at_the_first_attempt(shop: Workshop) -> None:
+    await shop.take_control()
+    runs = [await shop.say(f"Question {number}") for number in range(40)]
+    async with shop.worker(shop.services(reply_deadline_s=SOON_S), handlers=IMPATIENT):
+        await shop.seen.until_type("reply.deferred", len(runs))
+        await until_all_is_finished(shop)
+    assert await ends(shop) == [(run, "control") for run in runs]
+    assert "work.failed" not in shop.seen.types
+    awaited = {event.run: event.position for event in shop.seen.events if event.type == "reply.awaited"}
+    assert {event.run: event.cause for event in shop.seen.events if event.type == "reply.deferred"} == awaited
 
 
 async def test_what_the_person_has_answered_is_not_answered_again_but_known(shop: Workshop, engine: Engine) -> None:
@@ -198,18 +264,36 @@ async def test_an_agents_word_and_the_deadline_at_once_end_a_run_once(shop: Work
     assert len(ends) == len(set(ends)) == 8
 
 
-async def test_a_waiting_run_that_its_client_ends_is_cancelled(shop: Workshop) -> None:
+async def test_an_agents_word_after_the_look_at_a_deadline_is_the_end(shop: Workshop, engine: Engine) -> None:
+    class Slow(Log):
+        async def read_conversation(
+            self, org: OrgId, conversation: ConversationId, after: Position = ORIGIN
+        ) -> list[Recorded]:
+            events = await super().read_conversation(org, conversation, after)
+            await say_as_agent(shop, engine, "Berta here")
+            return events
+
+    await shop.take_control()
+    async with shop.worker(replace(shop.services(reply_deadline_s=0), log=Slow(shop.pipe))):
+        run = await shop.say("Hello?")
+        await until_ended(shop, run)
+        await until_all_is_finished(shop)
+    assert await ends(shop) == [(run, "control")]
+    assert [each.message_id for each in shop.seen.bodies(ReplyDeferred)] == ["m-Berta here"]
+
+
+async def test_a_waiting_run_that_its_client_ends_is_cancelled_and_the_one_before_it_waits_on(shop: Workshop) -> None:
     await shop.take_control()
     lanes = shop.lanes()
     async with shop.worker(shop.services()):
-        run = await shop.say("Hello?")
-        await shop.seen.until_type("reply.awaited")
-        await shop.put(Event(RunCancelRequested(), "client:1", ANN, run))
+        first, second = await shop.say("Hello?"), await shop.say("Hello?!")
+        await shop.seen.until_type("reply.awaited", 2)
+        await shop.put(Event(RunCancelRequested(), "client:1", ANN, second))
         async with asyncio.timeout(5):
-            while not await ends_of(shop, run):
-                await lanes.hasten(ACME, waiting_lane(run))  # in vain until the worker has put it aside
+            while not await ends_of(shop, second):
+                await lanes.hasten(ACME, waiting_lane(ANN))  # in vain until the worker has put it aside
                 await asyncio.sleep(0.01)
-    assert await ends_of(shop, run) == ["reply.cancelled"]
+    assert [await ends_of(shop, run) for run in (first, second)] == [[], ["reply.cancelled"]]
 
 
 async def test_statuses_of_a_text_are_told_in_their_order_however_they_come(shop: Workshop) -> None:

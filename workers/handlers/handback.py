@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventstore import codec
-from eventstore.events import TERMINAL_TYPES
 from eventstore.events.control import ControlReleased
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCancelled, ReplyCompleted, ReplyStarted
@@ -21,7 +20,7 @@ from workers.work import Done, Handler, Work
 async def handle(work: Work) -> Done:
     """One answer to all that nobody has answered, on the channel of the last question; none if nothing is open.
 
-    Runs that wait for a person's answer look again after it, and find themselves covered.
+    Runs that wait for a person's answer are looked at again after it, and found covered.
     """
     assert work.item.conversation is not None
     if work.holder:
@@ -33,13 +32,7 @@ async def handle(work: Work) -> Done:
         return deferred("nothing_open")
     last = max(questions)
     done = await answering.answer(work, questions[last], last)
-    return done._replace(hastens=[waiting_lane(run) for run in awaited_runs(history)])
-
-
-def awaited_runs(events: Sequence[Recorded]) -> set[Position]:
-    """Runs that a person was to answer, and that have not ended."""
-    awaited = {event.run for event in events if event.type == "reply.awaited"}
-    return awaited - {event.run for event in events if event.type in TERMINAL_TYPES}
+    return done._replace(hastens=waiting_lane(work.item.conversation))
 
 
 def open_questions(events: Sequence[Recorded]) -> dict[Position, MessageReceived]:

@@ -27,8 +27,8 @@ async def handle(work: Work) -> Done:
     if work.holder:
         return _awaited(work, interrupted=False) if message.channel == "chat" else deferred("control")
     since = await _settled(work) if message.channel in TEXT_CHANNELS else await _since(work)
-    if (ended := answering.answered_instead(since, work.run)) is not None:
-        return Done([ended])
+    if ended := answering.answered_instead(since, [work.run]):
+        return Done([ended[work.run]])
     # Who sent a request waits for an answer of its own; messages that nobody waits for are answered together.
     is_request = message.fingerprint is not None
     until = work.item.position if is_request else latest_message(since, work.item.position)
@@ -42,8 +42,9 @@ def _overtaken(work: Work) -> Done:
 
 def _awaited(work: Work, *, interrupted: bool) -> Done:
     """Somebody who chats is waiting on an open stream, and is to see there what the person writes."""
+    assert work.item.conversation is not None
     awaited = ReplyAwaited(deadline_s=work.services.reply_deadline_s, interrupted=interrupted)
-    return Done([Event(awaited, answering.ACTOR, lane=waiting_lane(work.run))])
+    return Done([Event(awaited, answering.ACTOR, lane=waiting_lane(work.item.conversation))])
 
 
 async def _since(work: Work) -> list[Recorded]:
