@@ -80,6 +80,7 @@ class EdgeSettings(NamedTuple):
     max_facts: int = 0
     consumer_idle_s: float = IDLE_S
     durability: Durability = "local"
+    replicas: int = 1
     pace: Pace = Pace()
     window: Window = Window()
 
@@ -119,7 +120,7 @@ def build(settings: EdgeSettings) -> web.Application:
     app.on_shutdown.append(app[STREAMS].close_all)
 
     async def background(app: web.Application) -> AsyncIterator[None]:
-        log.wait_for(await barrier_for(pipe, settings.durability))
+        log.wait_for(await barrier_for(pipe, settings.durability, settings.replicas))
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(work) for work in (app[TAILER].run(), app[STREAMS].watch(), app[CONNECTIONS].watch())

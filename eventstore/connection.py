@@ -155,7 +155,8 @@ class Pipe:
     ) -> Any:
         """Runs a script, loading it again where the server has forgotten it (it changed nothing then).
 
-        `wait` is WAIT or WAITAOF with its arguments. Unless it confirms what the script wrote: StoreUnavailable.
+        `wait` is WAIT or WAITAOF with its arguments: repeated, together for all callers, until it confirms what the
+        script wrote. StoreUnavailable if the connection breaks meanwhile.
         """
         if self._connection is None:
             await self._connect()
@@ -180,16 +181,16 @@ class Pipe:
 
         Callers share a WAIT that is under way. Their replies came before its own, so their commands did too.
         """
-        if self._connection is not connection or self._replies is None:
-            raise StoreUnavailable("the connection to Redis broke before the write was confirmed")
-        if self._confirming is None or self._confirming.done():
-            self._confirming = self._sent(pack(wait))
-        reply = await asyncio.shield(self._confirming)
-        if isinstance(reply, CommandFailed):  # UNBLOCKED: the server became a replica. What was written may be gone
-            raise StoreUnavailable(f"the write was not confirmed: {reply}")
-        confirmations = reply[0] if isinstance(reply, list) else reply
-        if int(confirmations) < 1:
-            raise StoreUnavailable("the write was not confirmed in time")
+        confirmations = 0
+        while confirmations < int(wait[1]):
+            if self._connection is not connection or self._replies is None:
+                raise StoreUnavailable("the connection to Redis broke before the write was confirmed")
+            if self._confirming is None or self._confirming.done():
+                self._confirming = self._sent(pack(wait))
+            reply = await asyncio.shield(self._confirming)
+            if isinstance(reply, CommandFailed):  # UNBLOCKED: the server became a replica. What was written may be gone
+                raise StoreUnavailable(f"the write was not confirmed: {reply}")
+            confirmations = int(reply[0] if isinstance(reply, list) else reply)
 
     def _refused(self, reply: CommandFailed) -> StoreError:
         """What a refusal means for a caller. READONLY: the master is elsewhere now, so the next call connects anew."""

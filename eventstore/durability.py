@@ -16,7 +16,9 @@ Durability = Literal["local", "aof", "replica"]
 
 WAIT_MS = 500
 LIMIT_S = 0.8
-"""Appends that are held back by others' waits end too: a producer is answered within a second."""
+"""A producer is answered within a second."""
+PATIENCE_S = 60.0
+"""Of a worker, which nobody waits for: what it has begun and gives up may be an effect whose fate is then unknown."""
 OLDEST_WITH_WAITAOF = (7, 2)
 OLDEST = (6, 2)
 
@@ -29,21 +31,27 @@ class Barrier:
     It has a connection of its own: WAIT holds back whatever is sent behind it, and reads must go on.
     """
 
-    def __init__(self, pipe: Pipe, wait: Sequence[Argument]) -> None:
+    def __init__(self, pipe: Pipe, wait: Sequence[Argument], limit_s: float = LIMIT_S) -> None:
         self._pipe = pipe.beside()
         self._wait = wait
+        self._limit_s = limit_s
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument] | Framed) -> Any:
         """Raises StoreUnavailable when it was not in time: the write stands, but may be lost in a failover."""
         try:
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(self._limit_s):
                 return await self._pipe.run(script, keys, arguments, self._wait)
         except TimeoutError:
-            raise StoreUnavailable(f"the write was not confirmed within {LIMIT_S} s") from None
+            raise StoreUnavailable(f"the write was not confirmed within {self._limit_s:g} s") from None
 
 
-async def barrier_for(pipe: Pipe, durability: Durability) -> Barrier | None:
-    """What appends have to wait for, after a look at how the servers are set up. Raises StoreMisconfigured."""
+async def barrier_for(
+    pipe: Pipe, durability: Durability, replicas: int = 1, limit_s: float = LIMIT_S
+) -> Barrier | None:
+    """What appends have to wait for, after a look at how the servers are set up. Raises StoreMisconfigured.
+
+    Sentinels may promote one of several replicas that has not got what another confirmed: then `replicas` is all.
+    """
     version = min(_version(info) for info in await pipe.everywhere("INFO", "server"))
     if version < OLDEST:
         raise StoreMisconfigured(f"Redis {_dotted(version)} is too old: {_dotted(OLDEST)} is the oldest that fits")
@@ -55,11 +63,11 @@ async def barrier_for(pipe: Pipe, durability: Durability) -> Barrier | None:
         case "local":
             return None
         case "replica":
-            return Barrier(pipe, ("WAIT", 1, WAIT_MS))
+            return Barrier(pipe, ("WAIT", replicas, WAIT_MS), limit_s)
     if await _settings(pipe, "appendfsync") == {"always"}:
         return None
     if version >= OLDEST_WITH_WAITAOF:
-        return Barrier(pipe, ("WAITAOF", 1, 0, WAIT_MS))
+        return Barrier(pipe, ("WAITAOF", 1, 0, WAIT_MS), limit_s)
     raise StoreMisconfigured("durability `aof` needs Redis 7.2, or appendfsync always")
 
 

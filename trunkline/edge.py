@@ -106,6 +106,7 @@ def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, developm
         providers=settings.providers,
         secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
         durability=settings.durability,
+        replicas=settings.replicas,
         consumer_idle_s=settings.consumer_idle_s,
         callback_allow=settings.callback_allow,
         max_facts=settings.max_events,

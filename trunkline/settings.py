@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(None, min_length=32, validation_alias=_own("SECRET_KEY"))
     """Encrypts what organizations entrust to the store."""
     durability: Literal["local", "aof", "replica"] = Field("local", validation_alias=_own("DURABILITY"))
+    replicas: int = Field(1, ge=1, validation_alias=_own("REPLICAS"))
+    """How many have to confirm, where durability is `replica`."""
     rate_limit: Limit = Field(RateLimit(1000, 15 * 60), validation_alias=_own("RATE_LIMIT"))
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = Field(
         (), validation_alias=_own("CORS_ORIGINS")

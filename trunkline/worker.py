@@ -17,7 +17,7 @@ import structlog
 from eventstore.append import APPEND
 from eventstore.collect import COLLECT
 from eventstore.connection import Pipe
-from eventstore.durability import barrier_for
+from eventstore.durability import PATIENCE_S, barrier_for
 from eventstore.errors import StoreError
 from eventstore.lanes import ALL_SHARDS, FORGET, LANES, Lanes
 from eventstore.leases import LEASE, Leases
@@ -101,7 +101,7 @@ async def _work(settings: Settings, metrics_port: int | None, shards: Sequence[i
 async def compose(settings: Settings, pipe: Pipe, twilio: TwilioClients, stack: AsyncExitStack) -> Services:
     """Everything handlers work with; `stack` closes what has to be closed."""
     log = Log(pipe)
-    log.wait_for(await barrier_for(pipe, settings.durability))
+    log.wait_for(await barrier_for(pipe, settings.durability, settings.replicas, PATIENCE_S))
     engine = Engine(log, ReadModels(pipe))
     secret_key = settings.secret_key.get_secret_value() if settings.secret_key else None
     organizations = Organizations(pipe, secret_key)

@@ -9,12 +9,14 @@ import pytest
 
 from eventstore.append import Append, Appended
 from eventstore.connection import Pipe, pool_for
-from eventstore.durability import Barrier, barrier_for
+from eventstore.durability import LIMIT_S, barrier_for
 from eventstore.errors import StoreMisconfigured, StoreUnavailable
 from eventstore.events import Custom
 from eventstore.log import Log
 from eventstore.schema import Event, OrgId
+from tests.store.conftest import PRESENT, binary_of
 from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.sentinels import in_step
 from tests.support.store import blocked_client
 
 ACME = OrgId("acme")
@@ -67,23 +69,57 @@ async def test_an_append_whose_master_is_demoted_meanwhile_is_not_acknowledged(o
         await appending
 
 
-async def test_an_append_is_acknowledged_once_a_replica_has_it(own_pipe: Pipe) -> None:
-    binary = fastest_binary()
-    assert binary is not None
-    master, replica = RedisServer(binary, tcp=True).start(), RedisServer(binary, tcp=True).start()
-    pipe, replica_pipe = Pipe(pool_for(master.url)), Pipe(pool_for(replica.url))
-    try:
-        host, port = master.url.removeprefix("redis://").removesuffix("/0").split(":")
-        await replica_pipe.call("REPLICAOF", host, port)
-        while int(await pipe.call("WAIT", 1, 1_000)) < 1:
-            pass
-        log = Log(pipe)
-        log.wait_for(Barrier(pipe, ("WAIT", 1, 5_000)))
-        outcomes = await asyncio.gather(*(log.append(ACME, ONE) for _ in range(20)))
-        assert all(isinstance(outcome, Appended) for outcome in outcomes)
-        assert len(await Log(replica_pipe).read(ACME, outcomes[0].positions[0].before())) == 20  # type: ignore[union-attr]
-    finally:
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
+    """A master and its replica."""
+    binary, at_once = binary_of(PRESENT[-1]), ("--repl-diskless-sync-delay", "0")
+    master = RedisServer(binary, *at_once, tcp=True).start()
+    replica = RedisServer(binary, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
+    await in_step(master)
+    yield master, replica
+    replica.stop()
+    master.stop()
+
+
+@pytest.fixture
+async def pipes(pair: tuple[RedisServer, RedisServer]) -> AsyncIterator[list[Pipe]]:
+    """Of two processes, to the master."""
+    pipes = [Pipe(pool_for(pair[0].url)) for _ in range(2)]
+    yield pipes
+    for pipe in pipes:
         await pipe.close()
-        await replica_pipe.close()
-        master.stop()
-        replica.stop()
+
+
+async def waiting_log(pipe: Pipe, replicas: int = 1, limit_s: float = LIMIT_S) -> Log:
+    log = Log(pipe)
+    log.wait_for(await barrier_for(pipe, "replica", replicas, limit_s))
+    return log
+
+
+async def test_an_append_is_acknowledged_once_a_replica_has_it(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    log, replica = await waiting_log(pipes[0], limit_s=5), Pipe(pool_for(pair[1].url))
+    outcomes = await asyncio.gather(*(log.append(ACME, ONE) for _ in range(20)))
+    assert all(isinstance(outcome, Appended) for outcome in outcomes)
+    assert len(await Log(replica).read(ACME, outcomes[0].positions[0].before())) == 20  # type: ignore[union-attr]
+    await replica.close()
+
+
+async def test_as_many_replicas_have_to_confirm_as_were_asked_for(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    with pytest.raises(StoreUnavailable, match="not confirmed"):
+        await (await waiting_log(pipes[0], replicas=2)).append(ACME, ONE)
+
+
+async def test_whoever_has_the_time_waits_for_a_replica_that_was_away(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    log = await waiting_log(pipes[0], limit_s=10)
+    pair[1].pause()
+    appending = asyncio.create_task(log.append(ACME, ONE))
+    with pytest.raises(StoreUnavailable, match="not confirmed"):
+        await (await waiting_log(pipes[1])).append(ACME, ONE)
+    pair[1].resume()
+    assert isinstance(await appending, Appended)
