@@ -49,6 +49,8 @@ if key ~= '' then
   if seen then
     local original, positions, number, versions = string.match(seen, '^(%S+)|([^|]*)|([^|]*)|([^|]*)$')
     if original ~= fingerprint then return {'REUSED'} end
+    -- WAIT is about what its own connection wrote. (Newer servers do not count reads: it would confirm at once.)
+    call('PEXPIRE', idempotency, call('PTTL', idempotency))
     return {'DUPLICATE', positions, number, versions}
   end
 end

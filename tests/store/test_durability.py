@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventstore.append import Append, Appended
+from eventstore.append import Append, Appended, Duplicate, Idempotency
 from eventstore.connection import Pipe, pool_for
 from eventstore.durability import LIMIT_S, barrier_for
 from eventstore.errors import StoreMisconfigured, StoreUnavailable
@@ -71,7 +71,7 @@ async def test_an_append_whose_master_is_demoted_meanwhile_is_not_acknowledged(o
 
 @pytest.fixture
 async def pair() -> AsyncIterator[tuple[RedisServer, RedisServer]]:
-    """A master and its replica."""
+    """A master and its replica, of the newest kind: since 7.2 a read is nothing that WAIT waits for."""
     binary, at_once = binary_of(PRESENT[-1]), ("--repl-diskless-sync-delay", "0")
     master = RedisServer(binary, *at_once, tcp=True).start()
     replica = RedisServer(binary, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
@@ -104,6 +104,19 @@ async def test_an_append_is_acknowledged_once_a_replica_has_it(
     assert all(isinstance(outcome, Appended) for outcome in outcomes)
     assert len(await Log(replica).read(ACME, outcomes[0].positions[0].before())) == 20  # type: ignore[union-attr]
     await replica.close()
+
+
+async def test_a_repetition_waits_for_the_replica_whichever_process_has_written(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    keyed = Append(events=ONE.events, idempotency=Idempotency("key", "body"))
+    logs = [await waiting_log(pipe) for pipe in pipes]
+    pair[1].pause()
+    for log in logs:
+        with pytest.raises(StoreUnavailable, match="not confirmed"):
+            await log.append(ACME, keyed)
+    pair[1].resume()
+    assert isinstance(await (await waiting_log(pipes[1], limit_s=10)).append(ACME, keyed), Duplicate)
 
 
 async def test_as_many_replicas_have_to_confirm_as_were_asked_for(
