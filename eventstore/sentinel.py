@@ -1,19 +1,22 @@
-"""Where the master is, as Sentinels say: asked at every new connection, so that a failover is followed."""
+"""Where the master is, as Sentinels say: asked at every new connection and now and then, to follow a failover."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis.asyncio as redis
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from eventstore.connection import CONNECT_OPTIONS
+from eventstore.connection import CONNECT_OPTIONS, Pipe
 
 Address = tuple[str, int]
 
 ASK_TIMEOUT_S = 0.2
-"""For each Sentinel and for the master it names; a Sentinel that is down must not use up the time to connect."""
+"""For the Sentinels and for each master they name; a Sentinel that is down must not use up the time to connect."""
+LOOK_S = 2.0
 
 
 class Sentinels:
@@ -25,18 +28,61 @@ class Sentinels:
         self._options = options
 
     async def discover_master(self, service: str) -> Address:
-        """The server that a Sentinel takes for the master, and that takes itself for one. Raises ConnectionError."""
-        for place in self._addresses:
+        """The server that most Sentinels take for the master, of those that take themselves for one. Raises
+        ConnectionError."""
+        named = await asyncio.gather(*(self._named(place, service) for place in self._addresses))
+        for master, _ in Counter(filter(None, named)).most_common():  # one that was cut off still names an old one
             try:
-                named = await _asked(place, self._own, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-                if named is None:
-                    continue
-                master = named[0].decode(), int(named[1])
                 if (await _asked(master, self._options, "ROLE"))[0] == b"master":
                     return master
             except (redis.RedisError, OSError):
                 continue
         raise redis.ConnectionError(f"none of {len(self._addresses)} Sentinels names a living master {service!r}")
+
+    async def _named(self, place: Address, service: str) -> Address | None:
+        try:
+            named = await _asked(place, self._own, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        except (redis.RedisError, OSError):
+            return None
+        return (named[0].decode(), int(named[1])) if named else None
+
+
+class MasterPipe(Pipe):
+    """Gives up a master once the Sentinels name another: one that they cannot reach may go on as if it were one, and
+    end no connection."""
+
+    _pool: SentinelConnectionPool
+    _looking: asyncio.Task[None] | None = None
+
+    def beside(self) -> Pipe:
+        other = MasterPipe(self._pool, self._scripts, timeout_s=self._timeout_s)
+        self._besides.append(other)
+        return other
+
+    async def close(self) -> None:
+        await super().close()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+
+    def _take_over(self, transport: asyncio.Transport) -> None:
+        super()._take_over(transport)
+        self._looking = asyncio.create_task(self._look_again())
+
+    async def _look_again(self) -> None:
+        pool, own = self._pool, (self._connection.host, self._connection.port)
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                master = await pool.sentinel_manager.discover_master(pool.service_name)
+            except redis.ConnectionError:  # as long as none is named, this one may be it
+                continue
+            if master != own:
+                self._drop("Sentinels name another master")
+
+    def _drop(self, reason: str) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+        super()._drop(reason)
 
 
 def master_pool(

@@ -11,7 +11,7 @@ import redis.asyncio as redis
 from eventstore.cluster import ClusterPipe
 from eventstore.connection import Pipe, Script, pool_for
 from eventstore.errors import StoreMisconfigured
-from eventstore.sentinel import master_pool
+from eventstore.sentinel import MasterPipe, master_pool
 from eventstore.slots import Address
 
 PORT, SENTINEL_PORT = 6379, 26379
@@ -32,7 +32,7 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
         case "":
             return Pipe(pool_for(url), scripts, timeout_s=timeout_s)
         case "sentinel":
-            return Pipe(_master_of(parts, tls=scheme == "rediss"), scripts, timeout_s=timeout_s)
+            return MasterPipe(_master_of(parts, tls=scheme == "rediss"), scripts, timeout_s=timeout_s)
         case "cluster":
             user, at, _ = parts.netloc.rpartition("@")
 

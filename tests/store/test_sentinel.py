@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from eventstore.append import APPEND, Append, Idempotency
-from eventstore.connection import Pipe
+from eventstore.connection import Pipe, pool_for
 from eventstore.durability import barrier_for
 from eventstore.errors import StoreUnavailable
 from eventstore.log import Log
+from eventstore.resp import Argument
 from eventstore.schema import ORIGIN, Position
 from eventstore.servers import pipe_to
 from tests.store.conftest import RECENT, binary_of
 from tests.support.invariants import assert_invariants
-from tests.support.sentinels import Watched, watched
+from tests.support.redis_servers import RedisServer
+from tests.support.sentinels import SERVICE, Watched, sentinel_of, watched
 from tests.support.stack import DEMO, Stack, stacked
 from tests.support.store import ACME, fact
 from tests.support.stream_client import Frame, StreamClient
@@ -99,6 +102,47 @@ async def test_subscribers_are_told_of_what_an_unconfirmed_failover_lost(pair: W
             assert [frame.id for frame in shown] == [*kept, again]
         assert [str(event.position) for event in await stack.log.read(DEMO, ORIGIN)] == [*kept, again]
         await assert_invariants(stack.pipe, DEMO)
+
+
+@pytest.mark.parametrize("name", RECENT)
+async def test_the_master_is_whom_most_sentinels_name_also_once_they_name_another(name: str) -> None:
+    """One Sentinel was cut off, and the master that it goes on to name is alive: nothing ends a connection to it."""
+    binary = binary_of(name)
+    servers = [RedisServer(binary, tcp=True).start() for _ in range(2)]
+    old, new = servers
+    with ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+        ports = [stack.enter_context(sentinel_of(binary, server)) for server in (old, new, new)]
+        for port in ports:
+            await told(port, "PING")
+        url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{SERVICE}"
+        pipe = pipe_to(url, timeout_s=2 * LIMIT_S)
+        assert await port_of(pipe) == new.port
+        for port in ports[1:]:
+            await told(port, "SENTINEL", "REMOVE", SERVICE)
+            await told(port, "SENTINEL", "MONITOR", SERVICE, "127.0.0.1", old.port, 1)
+        with suppress(StoreUnavailable):  # given up
+            async with asyncio.timeout(LIMIT_S):
+                await pipe.call("XREAD", "BLOCK", 0, "STREAMS", "nothing", "0")
+        assert await port_of(pipe) == old.port
+        await pipe.close()
+
+
+async def told(sentinel: int, *command: Argument) -> None:
+    pipe = Pipe(pool_for(f"redis://127.0.0.1:{sentinel}"))
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                await pipe.call(*command)
+                break
+            except StoreUnavailable:  # it is still starting
+                await asyncio.sleep(0.02)
+    await pipe.close()
+
+
+async def port_of(pipe: Pipe) -> int:
+    return int((await pipe.call("CONFIG", "GET", "port"))[1])
 
 
 async def frame_of(client: StreamClient, kind: str) -> Frame:

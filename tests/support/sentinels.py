@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from eventstore.connection import Pipe, pool_for
@@ -83,7 +83,6 @@ async def _state(pipe: Pipe) -> dict[bytes, bytes]:
 @asynccontextmanager
 async def watched(binary: str, *options: str) -> AsyncIterator[Watched]:
     async with AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tl-sentinel-")))
         """Of servers with these options."""
         at_once = ("--repl-diskless-sync-delay", "0", *options)
         master = RedisServer(binary, *at_once, tcp=True).start()
@@ -91,20 +90,22 @@ async def watched(binary: str, *options: str) -> AsyncIterator[Watched]:
         replica = RedisServer(binary, *at_once, "--replicaof", "127.0.0.1", str(master.port), tcp=True).start()
         stack.callback(replica.stop)
         await in_step(master)  # the Sentinel asks for replicas at its start, and then every ten seconds
-        port, file = free_port(), directory / "sentinel.conf"
+        pair = Watched(master, replica, stack.enter_context(sentinel_of(binary, master)))
+        await pair.settled()
+        yield pair
+
+
+@contextmanager
+def sentinel_of(binary: str, master: RedisServer) -> Iterator[int]:
+    """The port of a Sentinel that takes this server for the master."""
+    with tempfile.TemporaryDirectory(prefix="tl-sentinel-") as directory:
+        port, file = free_port(), Path(directory) / "sentinel.conf"
         file.write_text(
             f"port {port}\nbind 127.0.0.1\nlogfile {directory}/log\n"
             f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {SERVICE} {AGAIN_MS}\n"
         )
-        sentinel = subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL)
-        stack.callback(_end, sentinel)
-        pair = Watched(master, replica, port)
-        await pair.settled()
-        yield pair
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
+        with subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL) as sentinel:
+            yield port
+            sentinel.kill()

@@ -17,6 +17,7 @@ LONGEST_FILE = 400
 
 TASK_OWNERS = {
     "edges/express.py",  # a connection hears of the end of the answer that it gives
+    "eventstore/sentinel.py",  # whether the master still is one: ends with the connection to it
     "eventstore/slot_reads.py",  # reads under way at several nodes: SlotReads awaits or cancels them
     "edges/tail.py",
 }
