@@ -39,6 +39,7 @@ ANNS_NUMBER = "+14155552671"
 OUR_NUMBER = "+14155550100"
 
 LEASE_MS = 300
+ENDS_WITHIN_S = 10.0
 FAST = Pace(block_s=0.05, sweep_s=0.02, renew_s=0.03, beat_s=1.0, tidy_s=0.05, grace_s=0.2)
 
 Gate = asyncio.Event
@@ -204,7 +205,10 @@ class Worker:
     async def stop(self) -> None:
         """As on SIGTERM; returns when the worker has ended."""
         self._runner.stop()
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=ENDS_WITHIN_S)
+        if not self._task.done():
+            await self.crash()
+            raise AssertionError("the worker does not end")
         if not self._task.cancelled():
             self._task.result()
 
