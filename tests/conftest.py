@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from eventstore.append import APPEND
 from eventstore.connection import Pipe, pool_for
 from eventstore.lanes import LANES
 from tests.support.redis_servers import RedisServer, fastest_binary
+from tests.support.standstill import Standstill
 from trunkline.process import settle_memory
 
 FEW_AUTHORITIES = Path(__file__).parent / "fixtures" / "authority.pem"
@@ -24,6 +26,9 @@ OF_MANY_PROCESSES = ("tests/browser/", "tests/chaos/", "tests/e2e/")
 OF_ONE_PRODUCT = ("test_doctor.py", "test_main_job.py", "test_up.py")
 OF_FEW = ("test_claude.py", "test_tool_backends.py", *OF_ONE_PRODUCT)
 """Of those: they work one process after the other, and no time limit of theirs is short."""
+MACHINE, BEGAN = Standstill(), pytest.StashKey[float]()
+AGAIN = 2
+"""So often a test is repeated that failed while the machine stood still; one that failed else is not."""
 
 
 class FileByFile(LoadScopeScheduling):  # type: ignore[misc]
@@ -48,9 +53,19 @@ def pytest_configure() -> None:
     gc.disable()  # to collect the tests leaves no garbage; looking for it took a third of the time
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    item.add_marker(pytest.mark.flaky(reruns=AGAIN, condition=lambda: MACHINE.after(item.stash[BEGAN])))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[BEGAN] = time.monotonic()
+
+
 def pytest_collection_finish() -> None:
     gc.enable()
     settle_memory()
+    MACHINE.watch()
 
 
 def pytest_xdist_auto_num_workers() -> int:

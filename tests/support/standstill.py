@@ -1,0 +1,37 @@
+"""Whether this machine stood still, as one that is shared does now and then: nothing that has a time limit is shown by
+a test that ran meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+LOOK_S = 0.05
+STILL_S = 0.3
+"""The cores' other users keep a thread waiting for some hundredths of a second, rarely a tenth."""
+
+
+class Standstill:
+    """Looks at the clock from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._since = 0.0
+        """When the machine was last seen to go on after it had stood still."""
+
+    def watch(self) -> None:
+        """From now on, for as long as the process lives."""
+        self._last = time.monotonic()
+        threading.Thread(target=self._look, name="standstill", daemon=True).start()
+
+    def after(self, began: float) -> bool:
+        """Whether it did at any time after this one (of the monotonic clock)."""
+        return self._since > began or time.monotonic() - self._last > STILL_S
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(LOOK_S)
+            now = time.monotonic()
+            if now - self._last > STILL_S:
+                self._since = now
+            self._last = now
