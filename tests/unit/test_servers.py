@@ -8,6 +8,7 @@ from eventstore import keys
 from eventstore.cluster import ClusterPipe
 from eventstore.connection import Pipe
 from eventstore.schema import OrgId
+from eventstore.sentinel import MasterPipe
 from eventstore.servers import pipe_to
 from eventstore.slots import SlotMap, address_of, by_slot, key_of, slot_of
 
@@ -20,8 +21,8 @@ SEED = ("10.0.0.1", 6379)
         ("redis://redis:6379/0", Pipe),
         ("rediss://user:secret@redis:6379", Pipe),
         ("unix:///run/redis.sock", Pipe),
-        ("redis+sentinel://a:26379,b:26379/main", Pipe),
-        ("rediss+sentinel://user:secret@a,b/main/2", Pipe),
+        ("redis+sentinel://a:26379,b:26379/main", MasterPipe),
+        ("rediss+sentinel://user:secret@a,b/main/2", MasterPipe),
         ("redis+cluster://a:6379,b:6379,[::1]:6379", ClusterPipe),
     ],
 )
