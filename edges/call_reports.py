@@ -32,6 +32,8 @@ async def tell(request: web.Request, organization: Organization, told: Told) -> 
         is_new = is_new or has_begun or not all(accepted.replayed for accepted in added)
         if not any(accepted.replayed for accepted in added):
             break
+    if not is_new:
+        await request.app[LOG].confirm(organization.id)
     return is_new
 
 

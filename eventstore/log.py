@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, NamedTuple
 
 from eventstore import codec, collect, keys
-from eventstore.append import APPEND, Append, HeldBy, Outcome, arguments, outcome
+from eventstore.append import APPEND, Append, HeldBy, Idempotency, Outcome, arguments, outcome
 from eventstore.collect import Page, Scope
 from eventstore.connection import Pipe, load_script
 from eventstore.durability import Barrier
@@ -19,6 +19,9 @@ from eventstore.schema import END, ORIGIN, ConversationId, OrgId, Position, Reco
 from eventstore.telemetry import APPEND_SECONDS
 
 TRIM = load_script("trim.lua")
+
+CONFIRMED = Append(idempotency=Idempotency("confirmed", "confirmed"))
+"""Writes no event, and yet something, each time: else there is nothing that WAIT waits for."""
 
 PAGE = 500
 """Entries per read: larger pages are slower per entry."""
@@ -90,6 +93,11 @@ class Log:
         answer = outcome(org, reply)
         APPEND_SECONDS.observe(type(answer).__name__, time.perf_counter() - started)
         return answer
+
+    async def confirm(self, org: OrgId) -> None:
+        """Returns once all that is on the log is as durable as an append: for who answers that it is there already."""
+        if self._barrier is not None:
+            await self.append(org, CONFIRMED)
 
     async def read(self, org: OrgId, after: Position, *, count: int = PAGE, deltas: bool = True) -> list[Recorded]:
         """One reading."""

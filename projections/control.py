@@ -131,6 +131,7 @@ async def take(
         case Appended(positions=[position], epoch=epoch):
             return Taken(position, epoch)
         case HeldBy(agent=holder, epoch=epoch) if holder == agent:
+            await log.confirm(org)
             return AlreadyTheirs(epoch)
     return _refused(org, conversation, outcome)
 

@@ -13,13 +13,14 @@ from eventstore.durability import LIMIT_S, barrier_for
 from eventstore.errors import StoreMisconfigured, StoreUnavailable
 from eventstore.events import Custom
 from eventstore.log import Log
-from eventstore.schema import Event, OrgId
+from eventstore.schema import ConversationId, Event, OrgId
+from projections import control
 from tests.store.conftest import PRESENT, binary_of
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.sentinels import in_step
 from tests.support.store import blocked_client
 
-ACME = OrgId("acme")
+ACME, ANN = OrgId("acme"), ConversationId("conv_ann")
 ONE = Append(events=[Event(Custom(name="custom.kept"), "test")])
 
 
@@ -117,6 +118,18 @@ async def test_a_repetition_waits_for_the_replica_whichever_process_has_written(
             await log.append(ACME, keyed)
     pair[1].resume()
     assert isinstance(await (await waiting_log(pipes[1], limit_s=10)).append(ACME, keyed), Duplicate)
+
+
+async def test_an_agent_has_a_conversation_once_the_replica_has_it(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    pair[1].pause()
+    for pipe in pipes:
+        with pytest.raises(StoreUnavailable, match="not confirmed"):
+            await control.take(await waiting_log(pipe), ACME, ANN, control.Take("ann", "Ann"))
+    pair[1].resume()
+    taken = await control.take(await waiting_log(pipes[1], limit_s=10), ACME, ANN, control.Take("ann", "Ann"))
+    assert isinstance(taken, control.AlreadyTheirs)
 
 
 async def test_as_many_replicas_have_to_confirm_as_were_asked_for(

@@ -74,6 +74,19 @@ async def test_a_replica_that_hangs_makes_producers_come_again_and_counts_nothin
     assert len(await received(pair.stack)) == 1
 
 
+async def test_a_report_that_tells_nothing_new_is_answered_once_the_replica_has_what_was_known(pair: Pair) -> None:
+    call = {"id": "call_1", "phoneCallProviderId": "CA" + "1" * 32, "type": "inboundPhoneCall"}
+    caller = {"customer": {"number": "+14155552671"}, "phoneNumber": {"number": NUMBER}}
+    report = {"message": {"type": "end-of-call-report", "call": call, "endedReason": "customer-ended-call", **caller}}
+    async with pair.stack.http() as http:
+        pair.replica.pause()
+        answers = [await http.post("/api/webhooks/vapi", json=report) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [503] * 4
+        assert "call.ended" in {event.type for event in await pair.stack.events()}
+        pair.replica.resume()
+        assert (await http.post("/api/webhooks/vapi", json=report)).status_code == 200
+
+
 async def timed(http: httpx.AsyncClient, form: dict[str, str]) -> tuple[httpx.Response, float]:
     begun = time.monotonic()
     return await http.post(WEBHOOK, data=form), time.monotonic() - begun
