@@ -44,6 +44,10 @@ class Barrier:
         except TimeoutError:
             raise StoreUnavailable(f"the write was not confirmed within {self._limit_s:g} s") from None
 
+    async def give_up(self) -> None:
+        """Whoever waits gets StoreUnavailable."""
+        await self._pipe.reset()
+
 
 async def barrier_for(
     pipe: Pipe, durability: Durability, replicas: int = 1, limit_s: float = LIMIT_S

@@ -84,6 +84,12 @@ class Log:
         """From now on an append has succeeded only once the barrier is passed."""
         self._barrier = barrier
 
+    async def stop_waiting(self) -> None:
+        """For a process that ends: whoever waits at the barrier gets StoreUnavailable, and nobody else will wait."""
+        barrier, self._barrier = self._barrier, None
+        if barrier is not None:
+            await barrier.give_up()
+
     async def append(self, org: OrgId, request: Append) -> Outcome:
         """One atomic step; typed replies, never an exception, for everything a caller must react to."""
         now_ms = self._now_ms() if self._now_ms else None

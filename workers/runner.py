@@ -202,6 +202,7 @@ class Runner:
         except TimeoutError:
             for lane in list(self._in_hand.values()):
                 lane.stop()
+            await self._services.log.stop_waiting()
 
     async def _leave(self) -> None:
         if self._presence is not None:

@@ -9,6 +9,7 @@ import pytest
 
 from eventstore import keys
 from eventstore.append import FINISH, Append, Fenced
+from eventstore.durability import PATIENCE_S, barrier_for
 from eventstore.errors import StoreUnavailable
 from eventstore.events.custom import Custom
 from eventstore.lanes import Lanes, Taken
@@ -269,6 +270,18 @@ async def test_a_stopping_worker_lets_a_handler_finish(shop: Workshop) -> None:
         await stopping
     await shop.seen.read_all()
     assert done(shop.seen.events) == ["one"]
+
+
+async def test_a_stopping_worker_does_not_wait_for_a_replica_that_is_gone(shop: Workshop) -> None:
+    async def finish(work: Work) -> Done:
+        return Done([did(text_of(work))])
+
+    await shop.say("one")
+    shop.log.wait_for(await barrier_for(shop.pipe, "replica", limit_s=PATIENCE_S))
+    async with shop.worker(shop.services(), handlers=handler(finish)) as worker:
+        await shop.seen.until(lambda events: done(events) == ["one"])
+        async with asyncio.timeout(PATIENCE_S / 4):
+            await worker.stop()
 
 
 @pytest.fixture
