@@ -18,6 +18,8 @@ from projections.engine import Engine
 
 TRIES = 8
 """Something was written to the conversation between look and append; then it is looked at again."""
+MOST_TOGETHER = 100
+"""Runs that are ended in one step."""
 
 
 def waiting_lane(conversation: ConversationId) -> str:
@@ -64,15 +66,16 @@ async def say(
 
 
 def decide(conversation: ConversationId, document: Conversation | None, message: AgentMessage) -> list[Event]:
-    """Every run that waits shows the message as its answer. To a telephone it goes out as a text message besides; in
-    a chat for which nothing waits the event alone is the message."""
+    """Runs that wait show the message as their answer; of very many the latest do, and their lane tells the others of
+    it. To a telephone it goes out as a text message besides; in a chat for which nothing waits the event alone is the
+    message."""
     actor = f"agent:{message.agent}"
     sent = MessageSent(
         message_id=message.message_id, agent=message.agent, agent_name=message.agent_name, text=message.text
     )
     ended = ReplyDeferred(reason="control", message_id=message.message_id)
     events: list[Event] = []
-    for run in map(Position.parse, document.awaited if document else ()):
+    for run in map(Position.parse, document.awaited[-MOST_TOGETHER:] if document else ()):
         events.append(Event(sent, actor, conversation, run))
         events.append(Event(ended, actor, conversation, run, Sibling(len(events) - 1)))
     if message.phone is not None:

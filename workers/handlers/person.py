@@ -15,14 +15,13 @@ from eventstore import codec
 from eventstore.events import TERMINAL_TYPES
 from eventstore.events.replies import ReplyAwaited, ReplyCancelled, ReplyDeferred
 from eventstore.schema import Event, Position, Recorded
+from projections.agent_messages import MOST_TOGETHER
 from workers import answering
 from workers.errors import TooEarly
 from workers.retry import Backoff, Policy
 from workers.work import Done, Handler, Work
 
 POLICY = Policy(max_attempts=20, on_exhausted="fail", backoff=Backoff(50, 2_000))
-MOST_TOGETHER = 100
-"""Runs that are ended in one step, each with a copy of its answer."""
 UNANSWERED = Event(ReplyDeferred(reason="control"), answering.ACTOR)
 CANCELLED = Event(ReplyCancelled(reason="request"), answering.ACTOR)
 
