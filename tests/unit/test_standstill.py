@@ -14,7 +14,7 @@ attempts = {"stopped": 0, "wrong": 0}
 def test_that_is_stopped():
     attempts["stopped"] += 1
     if attempts["stopped"] == 1:
-        with subprocess.Popen(f"sleep 0.5; kill -CONT {os.getpid()}", shell=True):
+        with subprocess.Popen(f"sleep 1; kill -CONT {os.getpid()}", shell=True):
             os.kill(os.getpid(), signal.SIGSTOP)
     assert attempts["stopped"] == 2
 
