@@ -6,8 +6,9 @@ from typing import cast
 
 import msgspec
 
-from eventstore.append import Backlog, Control
+from eventstore.append import Backlog, Control, Duplicate, Idempotency
 from eventstore.collect import PAGE_BYTES, Scope
+from eventstore.errors import CommandFailed
 from eventstore.events.replies import ReplyDelta
 from eventstore.lanes import NothingToTake
 from eventstore.schema import ORIGIN, Event, Position, Recorded
@@ -26,6 +27,26 @@ async def test_work_is_refused_at_its_cap_and_nothing_else_is(store: Store) -> N
     await store.write(fact(lane="c"), held=held, max_pending=2)
     assert await store.append(fact(lane="d"), max_pending=3) == Backlog(3)
     await store.write(fact(lane="d"), max_pending=4)
+
+
+async def test_a_repetition_is_a_write_and_keeps_no_key_for_longer(store: Store) -> None:
+    """What waits for replicas waits for what its own connection wrote."""
+    once, key = Idempotency("k", "body", ttl_ms=60_000), store.keys.idempotency("k")
+    await store.write(fact(), idempotency=once)
+    await store.pipe.call("PEXPIRE", key, 30_000)
+    before = await _changes(store)
+    assert isinstance(await store.append(fact(), idempotency=once), Duplicate)
+    assert before is None or await _changes(store) == before + 1
+    assert 20_000 < await store.pipe.call("PTTL", key) <= 30_000
+
+
+async def _changes(store: Store) -> int | None:
+    """That the server has counted; fakeredis counts none."""
+    try:
+        told = await store.pipe.call("INFO", "persistence")
+    except CommandFailed:
+        return None
+    return int(told.partition(b"rdb_changes_since_last_save:")[2].split()[0])
 
 
 async def test_work_below_its_cap_is_taken_and_so_is_any_without_a_cap(store: Store) -> None:
