@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
-LOOK_S = 0.05
+LOOK_S, LATE_S = 0.05, 0.02
 STILL_S = 0.4
 """Of about a second, at once or in pieces. A test that computes without a pause delays a thread by half of it."""
 KEPT = 0.95
@@ -35,7 +35,8 @@ class Standstill:
         while True:
             time.sleep(LOOK_S)
             now = time.monotonic()
-            lost = lost * KEPT + now - self._last - LOOK_S
-            if lost > STILL_S:
+            late = now - self._last - LOOK_S
+            lost = lost * KEPT + late
+            if lost > STILL_S and late > LATE_S:
                 self._since = now
             self._last = now
