@@ -7,7 +7,7 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from edges.app_keys import ORGANIZATIONS
+from edges.app_keys import LOG, ORGANIZATIONS
 from edges.bodies import parse_body
 from edges.errors import ApiError
 from edges.limits import admit
@@ -47,6 +47,7 @@ async def create(request: web.Request) -> web.Response:
     if len(await organizations.list_keys(caller.org)) >= MAX_KEYS:
         raise ApiError(409, "TOO_MANY_KEYS", f"the organization has {MAX_KEYS} keys: revoke some first")
     plain = await organizations.create_key(caller.org, wanted.scopes, wanted.name)
+    await request.app[LOG].confirm(caller.org)
     body = {"id": plain.split("_")[1], "api_key": plain, "name": wanted.name, "scopes": sorted(set(wanted.scopes))}
     return web.json_response(body, status=201, headers={"Cache-Control": "no-store"})
 
@@ -55,7 +56,9 @@ async def revoke(request: web.Request) -> web.Response:
     """204; the streams that it has opened end within 5 s."""
     caller = await admit(request, "admin")
     key_id = request.match_info["key"]
-    if not await request.app[ORGANIZATIONS].revoke(caller.org, key_id):
+    revoked = await request.app[ORGANIZATIONS].revoke(caller.org, key_id)
+    await request.app[LOG].confirm(caller.org)  # also for who asks again: a failover must not bring it back
+    if not revoked:
         raise ApiError(404, "KEY_NOT_FOUND", f"there is no API key {key_id[:40]!r}")
     return web.Response(status=204)
 

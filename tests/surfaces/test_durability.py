@@ -87,6 +87,17 @@ async def test_a_report_that_tells_nothing_new_is_answered_once_the_replica_has_
         assert (await http.post("/api/webhooks/vapi", json=report)).status_code == 200
 
 
+async def test_a_key_is_made_and_revoked_once_the_replica_knows(pair: Pair) -> None:
+    async with pair.stack.http() as http:
+        made = (await http.post("/v1/api-keys", json={"scopes": ["events:read"]})).json()
+        pair.replica.pause()
+        assert (await http.post("/v1/api-keys", json={"scopes": ["events:read"]})).status_code == 503
+        revoked = [await http.delete(f"/v1/api-keys/{made['id']}") for _ in range(2)]
+        assert [answer.status_code for answer in revoked] == [503] * 2
+        pair.replica.resume()
+        assert (await http.delete(f"/v1/api-keys/{made['id']}")).status_code == 404
+
+
 async def timed(http: httpx.AsyncClient, form: dict[str, str]) -> tuple[httpx.Response, float]:
     begun = time.monotonic()
     return await http.post(WEBHOOK, data=form), time.monotonic() - begun
