@@ -26,7 +26,7 @@ check: $(DEV) ## format, lint, types, import directions, generated documents
 
 # Bytecode is kept: the tests start a hundred Python processes, and compiling is a quarter of a start.
 test: $(DEV) ## all tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n auto --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -rfER -n auto --no-loadscope-reorder
 
 chaos: $(DEV) ## break everything at random for some minutes; SEEDS="1 2" breaks the same again
 	$(BIN)/python -m tests.chaos $(SEEDS)
