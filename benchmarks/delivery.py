@@ -49,16 +49,13 @@ UPGRADE = (
 
 
 class Wire(NamedTuple):
-    """`mark` is a byte that every frame holds once; a WebSocket's frames begin with theirs."""
-
     name: str
     accept: str = SSE
     headers: str = ""
-    mark: bytes = MARK
 
 
 SSE_WIRE = Wire("SSE")
-OTHER_WIRES = (Wire("NDJSON", "application/x-ndjson"), Wire("WebSocket", headers=UPGRADE, mark=b"\x81"))
+OTHER_WIRES = (Wire("NDJSON", "application/x-ndjson"), Wire("WebSocket", headers=UPGRADE))
 
 
 class Side(NamedTuple):
@@ -86,7 +83,7 @@ class Stage(NamedTuple):
     def ours(self, number: int, wire: Wire = SSE_WIRE) -> Iterator[Side]:
         conversation = ConversationId(f"conv_{wire.name}")
         path, headers = f"/v1/events/stream?conversation={conversation}", f"X-Tenant-API-Key: {self.key}\r\n"
-        subscribers = Subscribers(self.port, path, headers + wire.headers, number, accept=wire.accept, mark=wire.mark)
+        subscribers = Subscribers(self.port, path, headers + wire.headers, number, accept=wire.accept)
         with _open(Side(subscribers, partial(Publisher, self.redis_port, _append_command(conversation)))) as side:
             yield side
 
@@ -186,7 +183,7 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def _append_command(conversation: ConversationId) -> bytes:
     """One event by the product's own script."""
-    data = {"mark": "~", "text": "x" * 120}
+    data = {"mark": MARK.decode(), "text": "x" * 120}
     event = Event(Custom(name="custom.bench", data=data), "system:bench", conversation)
     key, values = arguments(OrgId("bench"), Append(events=[event]))
     return evalsha(APPEND.sha, (key,), values)

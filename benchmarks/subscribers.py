@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-MARK = b"~"
+MARK = b"|"
+"""In every event once, and in nothing else that is sent: neither in what a stream says of itself, nor in lengths."""
 SSE = "text/event-stream"
 READ_BYTES = 1 << 18
 SAMPLED = 100
@@ -28,10 +29,7 @@ class Turn(NamedTuple):
 class Subscribers:
     """`count[i]` frames have reached subscriber i since the last turn began."""
 
-    def __init__(
-        self, port: int, path: str, headers: str, number: int, *, accept: str = SSE, mark: bytes = MARK
-    ) -> None:
-        self._mark = mark
+    def __init__(self, port: int, path: str, headers: str, number: int, *, accept: str = SSE) -> None:
         self._poll = select.epoll()
         self._sockets: dict[int, tuple[int, socket.socket]] = {}
         self._buffer = bytearray(READ_BYTES)
@@ -67,7 +65,7 @@ class Subscribers:
             size = connection.recv_into(buffer)
             if not size:
                 raise RuntimeError("a stream broke off under load")
-            frames, before = buffer.count(self._mark, 0, size), count[index]
+            frames, before = buffer.count(MARK, 0, size), count[index]
             count[index] += frames
             total += frames
             if index in self._timed:

@@ -15,13 +15,14 @@ from urllib.request import Request, urlopen
 
 from benchmarks import servers
 from benchmarks.publisher import Publisher
+from benchmarks.subscribers import MARK
 from edges.wire import Frame, http_chunk, sse
 
 HERE = Path(__file__).parent
 EVENT = (
     b'{"id":"1795228815953-0","number":1000,"type":"custom.bench","organization":"bench","conversation":"conv_bench",'
     b'"version":1000,"actor":"system:bench","run":"1795228815953-0","cause":null,"at":"2026-11-21T02:40:15.953Z",'
-    b'"data":{"mark":"~","text":"%b"}}' % (b"x" * 120)
+    b'"data":{"mark":"%b","text":"%b"}}' % (MARK, b"x" * 120)
 )
 """What Trunkline's event looks like on the wire."""
 
