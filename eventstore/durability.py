@@ -67,6 +67,11 @@ async def barrier_for(
         case "local":
             return None
         case "replica":
+            following = max(
+                int(_told(info, "connected_slaves")) for info in await pipe.everywhere("INFO", "replication")
+            )
+            if following > replicas:
+                logger.warning("a failover may promote a replica that need not confirm", following=following)
             return Barrier(pipe, ("WAIT", replicas, WAIT_MS), limit_s)
     if await _settings(pipe, "appendfsync") == {"always"}:
         return None
@@ -76,9 +81,13 @@ async def barrier_for(
 
 
 def _version(info: bytes) -> tuple[int, int]:
-    line = next(line for line in info.decode().splitlines() if line.startswith("redis_version:"))
-    major, minor = line.partition(":")[2].split(".")[:2]
+    major, minor = _told(info, "redis_version").split(".")[:2]
     return int(major), int(minor)
+
+
+def _told(info: bytes, name: str) -> str:
+    line = next(line for line in info.decode().splitlines() if line.startswith(f"{name}:"))
+    return line.partition(":")[2]
 
 
 async def _settings(pipe: Pipe, name: str) -> set[str]:

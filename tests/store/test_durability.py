@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from eventstore.append import Append, Appended, Duplicate, Idempotency
 from eventstore.connection import Pipe, pool_for
@@ -137,6 +138,20 @@ async def test_as_many_replicas_have_to_confirm_as_were_asked_for(
 ) -> None:
     with pytest.raises(StoreUnavailable, match="not confirmed"):
         await (await waiting_log(pipes[0], replicas=2)).append(ACME, ONE)
+
+
+async def test_replicas_that_need_not_confirm_are_warned_of(
+    pair: tuple[RedisServer, RedisServer], pipes: list[Pipe]
+) -> None:
+    other = RedisServer(binary_of(PRESENT[-1]), "--replicaof", "127.0.0.1", str(pair[0].port), tcp=True).start()
+    async with asyncio.timeout(10):
+        while b"connected_slaves:2" not in await pipes[0].call("INFO", "replication"):
+            pass
+    with capture_logs() as said:
+        await barrier_for(pipes[0], "replica", 1)
+        await barrier_for(pipes[0], "replica", 2)
+    other.stop()
+    assert [line["following"] for line in said if "promote" in line["event"]] == [2]
 
 
 async def test_whoever_has_the_time_waits_for_a_replica_that_was_away(
