@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import hiredis
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from eventstore.errors import CommandFailed, StoreError, StoreUnavailable, WritesRefused
+from eventstore.replies import Replies
 from eventstore.resp import Argument, Framed, evalsha, pack
 
 CONNECT_TIMEOUT_S = 0.7
@@ -71,7 +70,7 @@ class Pipe:
         self._besides: list[Pipe] = []
         self._confirming: asyncio.Future[Any] | None = None
         self._connection: Any = None
-        self._replies: _Replies | None = None
+        self._replies: Replies | None = None
         """None as well over a connection without a socket (fakeredis)."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Lock | None = None
@@ -267,7 +266,7 @@ class Pipe:
     def _take_over(self, transport: asyncio.Transport) -> None:
         """From redis-py, which has made the connection and heard all it asked for."""
         transport.set_write_buffer_limits(high=0)  # uvloop else writes after the tick
-        self._replies = _Replies(self._lost)
+        self._replies = Replies(self._lost)
         transport.set_protocol(self._replies)
         self._watch()
 
@@ -282,7 +281,7 @@ class Pipe:
             pause_s = SECOND_LOOK_S if silent else self._timeout_s / 4
             self._watchdog = loop.call_later(pause_s, self._watch, silent)
 
-    def _lost(self, replies: _Replies, reason: str) -> None:
+    def _lost(self, replies: Replies, reason: str) -> None:
         if self._replies is replies:
             self._drop(reason)
 
@@ -299,37 +298,6 @@ class Pipe:
             if not future.done():
                 future.set_exception(StoreUnavailable(reason))
                 future.exception()  # known: of several calls that leave together only the first is heard
-
-
-class _Replies(asyncio.Protocol):
-    """The receiving end of a connection: replies come in the order of the commands that `waiting` holds.
-
-    A stream to read them from would cost a task, and a turn of the event loop for every read.
-    """
-
-    def __init__(self, lost: Callable[[_Replies, str], None]) -> None:
-        self.waiting: deque[asyncio.Future[Any]] = deque()
-        self.heard_at = 0.0
-        self._lost = lost
-        self._loop = asyncio.get_running_loop()
-        self._parser = hiredis.Reader(replyError=CommandFailed)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
-        waiting, gets = self.waiting, self._parser.gets
-        try:
-            self._parser.feed(data)
-            while (reply := gets()) is not False:
-                if not waiting:
-                    raise hiredis.ProtocolError(f"a reply nobody asked for: {reply!r:.80}")
-                future = waiting.popleft()
-                if not future.done():
-                    future.set_result(reply)
-        except hiredis.ProtocolError as error:
-            self._lost(self, f"the connection to Redis broke: {error}")
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost(self, "the connection to Redis broke" + (f": {error}" if error is not None else ""))
 
 
 @asynccontextmanager

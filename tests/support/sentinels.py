@@ -107,5 +107,7 @@ def sentinel_of(binary: str, master: RedisServer) -> Iterator[int]:
             f"sentinel failover-timeout {SERVICE} {AGAIN_MS}\n"
         )
         with subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL) as sentinel:
-            yield port
-            sentinel.kill()
+            try:
+                yield port
+            finally:
+                sentinel.kill()
