@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import itertools
 import shutil
 import statistics
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 
 from benchmarks import servers
 from benchmarks.report import Claim
+from benchmarks.steal import calm
 from eventstore.append import APPEND, Append, Idempotency, arguments, fingerprint
 from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
@@ -34,10 +36,9 @@ def measure(rounds: int = ROUNDS, calls: int = CALLS) -> list[Claim]:
     if shutil.which("redis-benchmark") is None:
         return [Claim("append", "skipped: redis-benchmark is not installed")]
     with servers.redis_server(core=servers.CLIENT_CORE) as port:
-        ours, theirs = [], []
-        for round_ in range(rounds):
-            ours.append(run(_ours(port, calls, round_)))
-            theirs.append(_redis_benchmark(port, calls))
+        number = itertools.count()
+        both = calm(rounds, lambda: (run(_ours(port, calls, next(number))), _redis_benchmark(port, calls)))
+    ours, theirs = zip(*both, strict=True)
     return [
         Claim(
             "append through the full script",

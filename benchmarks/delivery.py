@@ -24,6 +24,7 @@ from benchmarks import servers
 from benchmarks.peers import BARE, NCHAN, USUAL, Peer
 from benchmarks.publisher import Publisher
 from benchmarks.report import Claim
+from benchmarks.steal import calm
 from benchmarks.subscribers import MARK, SSE, Subscribers, Turn
 from eventstore.append import APPEND, Append, arguments
 from eventstore.connection import Pipe, pool_for
@@ -89,7 +90,7 @@ class Stage(NamedTuple):
 
     def turns(self, sides: Sequence[Side], in_flight: int = IN_FLIGHT) -> list[list[Turn]]:
         """By side, which take turns."""
-        rounds = [[side.turn(in_flight, self.seconds) for side in sides] for _ in range(self.rounds)]
+        rounds = calm(self.rounds, lambda: [side.turn(in_flight, self.seconds) for side in sides])
         return [list(turns) for turns in zip(*rounds, strict=True)]
 
     def against(self, peers: Sequence[Peer], number: int, in_flight: int = IN_FLIGHT) -> Iterator[Match]:

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from benchmarks import servers
 from benchmarks.report import Claim
+from benchmarks.steal import calm
 from tests.support.product import signed, twilio_sms
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 
@@ -46,11 +47,9 @@ def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
         servers.edge(redis_port, env=TWILIO) as (port, key, _),
         _empty() as empty,
     ):
-        ours, webhooks, theirs = [], [], []
-        for _ in range(rounds):
-            ours.append(_drive(port, lambda: _event(key), seconds))
-            theirs.append(_drive(empty, lambda: _event(key), seconds))
-            webhooks.append(_drive(port, lambda: _webhook(port), seconds))
+        sides = (port, lambda: _event(key)), (empty, lambda: _event(key)), (port, lambda: _webhook(port))
+        turns = calm(rounds, lambda: [_drive(to, request, seconds) for to, request in sides])
+    ours, theirs, webhooks = zip(*turns, strict=True)
     peer = "empty aiohttp handler"
     median = statistics.median
     return [

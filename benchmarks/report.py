@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -51,9 +51,15 @@ def table(claims: Sequence[Claim]) -> str:
     return "\n".join(lines)
 
 
-def as_json(claims: Sequence[Claim]) -> str:
+def told(stolen: Mapping[str, float]) -> str:
+    """What went to the machine's other users, by script; rounds that were made up for included."""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in stolen.items())
+    return f"Of the CPU time that was asked for, the machine's other users took meanwhile: {shares}."
+
+
+def as_json(claims: Sequence[Claim], stolen: Mapping[str, float]) -> str:
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
-    return json.dumps({"machine": machine, "claims": [asdict(claim) for claim in claims]}, indent=2)
+    return json.dumps({"machine": machine, "stolen": stolen, "claims": [asdict(claim) for claim in claims]}, indent=2)
 
 
 def _number(value: float | None) -> str:

@@ -25,6 +25,7 @@ import jwt
 
 from benchmarks import servers
 from benchmarks.report import Claim
+from benchmarks.steal import calm
 from eventstore.append import APPEND, Append, Appended
 from eventstore.connection import Pipe, pool_for
 from eventstore.events import Custom
@@ -57,10 +58,9 @@ def measure(organizations: Sequence[int] = ORGANIZATIONS, runs: int = RUNS) -> l
             behind = run(_filled(redis_port, runs))
             one = [_request(key, LONG, behind)]
             thousand = [_request(key, _conversation(i), behind) for i in range(CONVERSATIONS)]
-            singles, storms = list[float](), list[float]()
-            for _ in range(STORMS):
-                singles += [_resumed(port, one, LONG_RUN * LONG_RUNS) * 1_000 for _ in range(RESUMES)]
-                storms.append(_resumed(port, thousand, RUN))
+            rounds = calm(STORMS, lambda: _round(port, one, thousand))
+        singles = [ms for each, _ in rounds for ms in each]
+        storms = [took_s for _, took_s in rounds]
         return [
             _within("resume 10,000 events behind, 200 of them its own", "ms, median", statistics.median(singles), 5.0),
             _within(
@@ -73,6 +73,12 @@ def measure(organizations: Sequence[int] = ORGANIZATIONS, runs: int = RUNS) -> l
         ]
 
 
+def _round(port: int, one: Sequence[bytes], thousand: Sequence[bytes]) -> tuple[list[float], float]:
+    """Milliseconds of each of several that return alone; seconds of a storm."""
+    singles = [_resumed(port, one, LONG_RUN * LONG_RUNS) * 1_000 for _ in range(RESUMES)]
+    return singles, _resumed(port, thousand, RUN)
+
+
 def _resumed(port: int, requests: Sequence[bytes], frames: int) -> float:
     clients = Clients(port, EVENT)
     took_s = clients.caught_up(requests, frames)
@@ -83,7 +89,7 @@ def _resumed(port: int, requests: Sequence[bytes], frames: int) -> float:
 def _organizations(numbers: Sequence[int], rounds: int = ROUNDS) -> Claim:
     with ExitStack() as open_:
         crowds = [open_.enter_context(_crowd(number)) for number in numbers]
-        costs = [[crowd.round() for crowd in crowds] for _ in range(rounds)]
+        costs = calm(rounds, lambda: [crowd.round() for crowd in crowds])
     few, many = (statistics.median(each) for each in zip(*costs, strict=True))
     ratio = statistics.median(a / b for a, b in costs)
     name = f"cost per event and subscriber, {numbers[1]:,} organizations"

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -25,6 +25,7 @@ import redis
 from benchmarks import servers
 from benchmarks.noop_worker import TEXTBOOK_GROUP, TEXTBOOK_STREAM
 from benchmarks.report import Claim
+from benchmarks.steal import calm
 from eventstore import keys
 from eventstore.append import APPEND, Append, Disposal, arguments
 from eventstore.connection import Pipe, pool_for
@@ -52,29 +53,40 @@ class Spent(NamedTuple):
     redis_us: float
 
 
+class Round(NamedTuple):
+    """One by `COUNTS`, and beside them the textbook's and the limit (items a second), where that can be measured."""
+
+    ours: Sequence[Spent]
+    textbook: Spent
+    limit: float | None
+
+
 def measure(rounds: int = ROUNDS, items: int = ITEMS) -> list[Claim]:
-    ours: dict[int, list[Spent]] = {lanes: [] for lanes in COUNTS}
-    textbook, limit = [], []
-    for _ in range(rounds):
-        for lanes in COUNTS:
-            ours[lanes].append(_drained("trunkline", items, partial(_prepare, items, lanes), _unfinished))
-        textbook.append(_drained("textbook", items, partial(_publish, items), _unacknowledged))
-        if shutil.which("redis-benchmark") is not None:
-            limit.append(_finishing(items))
-    claims = [claim for lanes in COUNTS for claim in _claims(lanes, ours[lanes], textbook)]
-    if not limit:
+    measured = calm(rounds, lambda: _round(items))
+    textbook = [each.textbook for each in measured]
+    claims = [
+        claim for i, lanes in enumerate(COUNTS) for claim in _claims(lanes, [r.ours[i] for r in measured], textbook)
+    ]
+    limited = [(each.ours[-1].rate, each.limit) for each in measured if each.limit is not None]
+    if not limited:
         return [*claims, Claim("no-op items", "limit skipped: redis-benchmark is not installed")]
-    one_by_one = [spent.rate / rate for spent, rate in zip(ours[COUNTS[-1]], limit, strict=True)]
+    ours, limit = zip(*limited, strict=True)
     return [
         *claims,
         Claim(
-            f"no-op items of {COUNTS[-1]} lanes", UNIT, statistics.median(spent.rate for spent in ours[COUNTS[-1]]),
-            "redis-benchmark, one item a call", statistics.median(limit), statistics.median(one_by_one),
+            f"no-op items of {COUNTS[-1]} lanes", UNIT, statistics.median(ours), "redis-benchmark, one item a call",
+            statistics.median(limit), statistics.median(a / b for a, b in limited),
         ),
     ]  # fmt: skip
 
 
-def _claims(lanes: int, ours: list[Spent], textbook: list[Spent]) -> list[Claim]:
+def _round(items: int) -> Round:
+    ours = [_drained("trunkline", items, partial(_prepare, items, lanes), _unfinished) for lanes in COUNTS]
+    textbook = _drained("textbook", items, partial(_publish, items), _unacknowledged)
+    return Round(ours, textbook, _finishing(items) if shutil.which("redis-benchmark") is not None else None)
+
+
+def _claims(lanes: int, ours: Sequence[Spent], textbook: Sequence[Spent]) -> list[Claim]:
     name, median = f"no-op items of {lanes:,} lanes", statistics.median
     rate = median(spent.rate for spent in ours)
     cost = [median(cpu) for cpu in ((s.worker_us for s in ours), (s.redis_us for s in ours))]

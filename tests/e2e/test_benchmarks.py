@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from benchmarks import append, delivery
+from benchmarks import append, delivery, steal
 from benchmarks.peers import BARE, NCHAN, USUAL
 from benchmarks.report import Claim, as_json, table
 
@@ -29,7 +30,7 @@ def test_delivery_is_measured_against_whoever_is_installed() -> None:
     wires = {claim.name for claim in claims if claim.peer == "SSE"}
     assert wires == {"delivery to 10 NDJSON subscribers", "delivery to 10 WebSocket subscribers"}
     assert {peer.name for peer in (NCHAN, BARE, *USUAL)} <= {claim.peer for claim in claims}
-    assert len(json.loads(as_json(claims))["claims"]) == len(claims) == len(table(claims).splitlines()) - 2
+    assert len(json.loads(as_json(claims, {}))["claims"]) == len(claims) == len(table(claims).splitlines()) - 2
 
 
 def test_appends_are_measured() -> None:
@@ -41,3 +42,28 @@ def test_what_may_be_at_most_so_large_is_judged_by_that() -> None:
     fast = Claim("frames", "frames/s", 1.3, "peer", 1.0, ratio=1.3, target=1.2)
     assert (late.verdict, fast.verdict) == ("no", "yes")
     assert "| ≤ 1.2 | no |" in table([late])
+
+
+@pytest.mark.parametrize(
+    ("taken", "patience_s", "counted"),
+    [((0, 50, 0, 0), 9, [0, 2, 3]), ((50, 0, 30), 0, [1, 2, 0]), ((1, 0, 2), 9, [1, 0, 2])],
+    ids=["disturbed", "out of patience", "calm"],
+)
+def test_rounds_that_others_disturbed_are_made_up_for(
+    taken: tuple[int, ...], patience_s: float, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, used, stolen, shares = tmp_path / "stat", 0, 0, iter((0, *taken))
+
+    def measure() -> int:
+        """Returns how often it was called before; 100 ticks pass."""
+        nonlocal used, stolen
+        share = next(shares)
+        used, stolen = used + 100 - share, stolen + share
+        stat.write_text(f"cpu  {used} 0 0 12345 0 0 0 {stolen} 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
+        return (used + stolen) // 100 - 2
+
+    measure()
+    monkeypatch.setattr(steal, "STAT", stat)
+    monkeypatch.setattr(steal, "PAUSE_S", 0)
+    monkeypatch.setattr(steal, "PATIENCE_S", patience_s)
+    assert steal.calm(3, measure) == counted
