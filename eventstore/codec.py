@@ -7,6 +7,7 @@ The digest `h` covers what the appender knows (type, conversation, actor, data, 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -143,7 +144,7 @@ def _name(stored: bytes) -> str:
     return stored.decode()
 
 
-def deltas(org: OrgId, run: bytes, first: bytes, *packed: bytes) -> list[Recorded]:
+def deltas(org: OrgId, run: bytes, first: bytes, packed: Iterable[bytes]) -> list[Recorded]:
     """Deltas of one run as its index has them: position, data, personal data, and whence they come, unless that is
     what the run's `first` says too."""
     usual, events = _source(*first.split(b"\0")[3:]), []

@@ -6,7 +6,7 @@
 --      10 after: with a look at the log as of now (1|0)
 --
 -- Reply: {where the page was cut ('' = it was not), entries, look}: a fact as {id, names and values joined by NUL}, which
--- only the last may hold; deltas of one run that follow one another as {run, the run's first, deltas...}, as append.lua
+-- only the last may hold; deltas of one run that follow one another as {run, the run's first, deltas}, as append.lua
 -- has packed them. To pass on twenty strings costs a script as much as to find them.
 local call = redis.call
 local prefix = string.sub(KEYS[1], 1, -4)
@@ -113,20 +113,35 @@ for i = 2, #lists do
   end
 end
 
+-- How large a run's deltas are where they can be passed on as they are, which is mostly so: no fact lies between them,
+-- and none is of a version that listed no more than the id.
+local function size_in_one(list, fact)
+  local size = (not fact or is_later(fact, list.last)) and 0
+  for i = 1, size and #list.items or 0 do
+    local item = list.items[i]
+    size = size and string.find(item, '\0', 1, true) and size + #item
+  end
+  return size
+end
+
 local entries, reached, room, count, f, l, d, group = {}, '', tonumber(ARGV[9]), 0, 1, 1, 1, nil
 while reached == '' and (facts[f] or lists[l]) do
   local fact, list, entry, last = facts[f], lists[l], nil, nil
-  -- Mostly no fact lies between a run's deltas, and they need not be looked at.
-  if list and (not fact or is_later(fact, list.last) or is_later(fact, place(list.items[d]))) then
+  local size = list and d == 1 and #list.items > 1 and count + #list.items <= most and size_in_one(list, fact)
+  if size and size <= room then
+    entries[#entries + 1], group = {list.run, list.head, list.items}, nil
+    last, l = list.items[#list.items], l + 1
+    count, room = count + #list.items - 1, room - size
+  elseif list and (not fact or is_later(fact, list.last) or is_later(fact, place(list.items[d]))) then
     last = list.items[d]
     if not string.find(last, '\0', 1, true) then -- of a version that listed no more than the id
       entry = entry_at(tok, last)
     else
       if not group or group[1] ~= list.run then
-        group = {list.run, list.head}
+        group = {list.run, list.head, {}}
         entries[#entries + 1] = group
       end
-      group[#group + 1] = last
+      table.insert(group[3], last)
       room = room - #last
     end
     d = d + 1

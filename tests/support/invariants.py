@@ -119,7 +119,7 @@ def _runs(own: keys.OrgKeys, state: Snapshot, log: Entries, tok: Entries) -> Ite
         for run in by_run.keys() | indexed:
             listed = state.get(f"{own.prefix}run:{run}:{part}", ())
             ids = [Position.parse(item.partition(b"\0")[0]) for item in listed]
-            for delta in codec.deltas(own.org, run.encode(), listed[0], *listed) if part == "d" and listed else ():
+            for delta in codec.deltas(own.org, run.encode(), listed[0], listed) if part == "d" and listed else ():
                 if delta.position in tok and delta != codec.recorded(own.org, *_stored(delta.position, tok)):
                     yield f"index d of run {run} says {delta}, the stream {tok[delta.position]}"
             if _untrimmed(ids, entries) != by_run.get(run, []):
