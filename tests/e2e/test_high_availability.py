@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
 from eventstore import keys
-from eventstore.schema import OrgId
+from eventstore.connection import Pipe, pool_for
+from eventstore.log import Log
+from eventstore.organizations import DEFAULT
+from eventstore.schema import ORIGIN, OrgId
 from tests.support.clusters import Cluster, masters
 from tests.support.product import Up
-from tests.support.redis_servers import system_binary
-from tests.support.sentinels import watched
+from tests.support.redis_servers import RedisServer, system_binary
+from tests.support.sentinels import in_step, watched
 from tests.support.streams import follow, ids, in_order, without_positions
 
 LIMIT_S = 30.0
+QUESTION = {"type": "message.received", "conversation": "session:0", "data": {"text": "What are your hours?"}}
+NAMED = {"Idempotency-Key": "0"}
 
 
 @pytest.fixture
@@ -80,3 +86,37 @@ async def test_answers_outlive_the_master_and_go_on_with_the_next(data_dir: Path
             await ask(up.url, 1)
             await answered_once(up.url, 2)
         assert await asyncio.to_thread(up.stop) == 0, up.stderr
+
+
+async def test_edge_and_worker_wait_for_as_many_replicas_as_are_wanted(data_dir: Path, binary: str) -> None:
+    """One of two hangs: the edge says so each time, and the worker does not go on before it is back."""
+    with ExitStack() as stack:
+        master = RedisServer(binary, "--repl-diskless-sync-delay", "0", tcp=True).start()
+        stack.callback(master.stop)
+        follower = "--replicaof", "127.0.0.1", str(master.port)
+        replicas = [RedisServer(binary, *follower, tcp=True).start() for _ in range(2)]
+        for replica in replicas:
+            stack.callback(replica.stop)
+        await in_step(master, replicas=2)
+        wanted = {"TRUNKLINE_DURABILITY": "replica", "TRUNKLINE_REPLICAS": "2", "TRUNKLINE_REDIS_URL": master.url}
+        up = await asyncio.to_thread(Up, data_dir, env=wanted)
+        stack.callback(up.stop)
+        replicas[1].pause()
+        async with httpx.AsyncClient(timeout=5) as http:
+            for _ in range(3):
+                posted = await http.post(f"{up.url}/v1/events", json={"events": [QUESTION]}, headers=NAMED)
+                assert posted.status_code == 503
+        assert "reply.completed" not in await types_on(master.url)
+        replicas[1].resume()
+        await answered_once(up.url, 1)
+        types = await types_on(master.url)
+        assert types.count("reply.started") == 1
+        assert not {"reply.restarted", "work.failed"} & set(types)
+
+
+async def types_on(url: str) -> list[str]:
+    pipe = Pipe(pool_for(url))
+    try:
+        return [event.type for event in await Log(pipe).read(DEFAULT, ORIGIN)]
+    finally:
+        await pipe.close()

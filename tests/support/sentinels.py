@@ -54,12 +54,12 @@ class Watched:
             await pipe.close()
 
 
-async def in_step(master: RedisServer) -> None:
-    """Returns when a replica has all that the master has."""
+async def in_step(master: RedisServer, replicas: int = 1) -> None:
+    """Returns when so many replicas have all that the master has."""
     pipe = Pipe(pool_for(master.url), timeout_s=5)
     async with asyncio.timeout(LIMIT_S):
         await pipe.call("SET", "tl:{test}:in-step", 1)  # WAIT is about what its own connection has done
-        while not await pipe.call("WAIT", 1, 500):
+        while await pipe.call("WAIT", replicas, 500) < replicas:
             pass
     await pipe.close()
 
