@@ -153,6 +153,19 @@ async def test_a_page_ends_where_it_is_large_and_goes_on_there(store: Store) -> 
         assert page.cut == (beyond if beyond != at[-1] else None)
 
 
+async def test_answers_that_would_each_fit_fill_a_page_together(store: Store) -> None:
+    for _ in range(4):
+        run = (await store.write(fact(ANN))).positions[0]
+        large = Event(ReplyDelta(attempt=1, index=0, text="x" * (PAGE_BYTES // 3)), "assistant:test", ANN, run)
+        await store.write(large, large, fact(ANN, run=run))
+    seen, cut = list[Recorded](), cast("Position | None", ORIGIN)
+    while cut is not None:
+        page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut)
+        assert sum(len(event.data) + len(event.personal) for event in page[:-1]) < PAGE_BYTES
+        seen += page
+    assert seen == await store.log.read(ACME, ORIGIN)
+
+
 async def test_a_page_shows_the_deltas_that_the_token_stream_still_has(store: Store) -> None:
     run = (await store.write(fact(ANN))).positions[0]
     at = (await store.write(*[delta(run, index) for index in range(4)])).positions
