@@ -11,6 +11,7 @@ from eventstore.collect import PAGE_BYTES, Scope
 from eventstore.errors import CommandFailed
 from eventstore.events.replies import ReplyDelta
 from eventstore.lanes import NothingToTake
+from eventstore.log import PAGE
 from eventstore.schema import ORIGIN, Event, Position, Recorded
 from tests.support.store import ACME, ANN, BEN, Store, delta, fact, taken, written
 
@@ -133,14 +134,31 @@ async def test_pages_of_any_size_hold_runs_that_overlap(store: Store) -> None:
     for index in range(3):
         await store.write(delta(first, index), delta(first, index + 3), fact(ANN), delta(second, index))
     await store.write(fact(ANN, run=second), fact(ANN), fact(ANN, run=first), delta(second, 3))
+    await assert_whole_in_pages_of_any_size(store)
+
+
+async def test_pages_of_any_size_hold_runs_that_follow_each_other(store: Store) -> None:
+    for _ in range(3):
+        run = (await store.write(fact(ANN))).positions[0]
+        await store.write(*(delta(run, index) for index in range(3)), fact(ANN, run=run))
+    await assert_whole_in_pages_of_any_size(store)
+
+
+async def assert_whole_in_pages_of_any_size(store: Store) -> None:
+    """One conversation has all that is on the log."""
     whole = await store.log.read(ACME, ORIGIN)
     for count in range(1, len(whole) + 1):
-        seen, cut = list[Recorded](), cast("Position | None", ORIGIN)
-        while cut is not None:
-            page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut, count=count)
-            assert len(page) <= count
-            seen += page
-        assert seen == whole
+        pages = await in_pages(store, count)
+        assert max(map(len, pages)) <= count
+        assert [event for page in pages for event in page] == whole
+
+
+async def in_pages(store: Store, count: int = PAGE) -> list[list[Recorded]]:
+    pages, cut = list[list[Recorded]](), cast("Position | None", ORIGIN)
+    while cut is not None:
+        page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut, count=count)
+        pages.append(page)
+    return pages
 
 
 async def test_a_page_ends_where_it_is_large_and_goes_on_there(store: Store) -> None:
@@ -158,12 +176,10 @@ async def test_answers_that_would_each_fit_fill_a_page_together(store: Store) ->
         run = (await store.write(fact(ANN))).positions[0]
         large = Event(ReplyDelta(attempt=1, index=0, text="x" * (PAGE_BYTES // 3)), "assistant:test", ANN, run)
         await store.write(large, large, fact(ANN, run=run))
-    seen, cut = list[Recorded](), cast("Position | None", ORIGIN)
-    while cut is not None:
-        page, cut = await store.log.page_of(Scope(ACME, "c", ANN, True), cut)
+    pages = await in_pages(store)
+    for page in pages:
         assert sum(len(event.data) + len(event.personal) for event in page[:-1]) < PAGE_BYTES
-        seen += page
-    assert seen == await store.log.read(ACME, ORIGIN)
+    assert [event for page in pages for event in page] == await store.log.read(ACME, ORIGIN)
 
 
 async def test_a_page_shows_the_deltas_that_the_token_stream_still_has(store: Store) -> None:
