@@ -62,6 +62,8 @@ async def barrier_for(
     for policy in await _settings(pipe, "maxmemory-policy") - {"noeviction"}:
         raise StoreMisconfigured(f"Redis would evict events (maxmemory-policy {policy}): it must be noeviction")
     if "no" in await _settings(pipe, "appendonly"):
+        if durability == "aof":
+            raise StoreMisconfigured("durability `aof` needs a Redis with an append-only file (appendonly yes)")
         logger.warning("Redis keeps no append-only file: what it holds is lost when it ends")
     match durability:
         case "local":

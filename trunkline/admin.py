@@ -7,14 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Concatenate, NamedTuple, ParamSpec
 
 from eventstore.errors import StoreError
+from eventstore.log import Log
 from eventstore.organizations import SCOPES, Organization, Organizations
 from eventstore.provider_settings import Providers
 from eventstore.schema import OrgId
+from trunkline import logging
 from trunkline.errors import StartError
 from trunkline.process import run
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import SHOWN, load_settings, provider_changes
-from trunkline.store import connected, store_url
+from trunkline.store import connected, log_at, store_url
 
 P = ParamSpec("P")
 Facts = Mapping[str, str | Sequence[str] | Mapping[str, str]]
@@ -27,6 +29,7 @@ class Directory(NamedTuple):
 
     organizations: Organizations
     providers: Providers
+    log: Log
 
     async def known(self, org: str) -> Organization:
         found = await self.organizations.get(OrgId(org))
@@ -34,17 +37,22 @@ class Directory(NamedTuple):
             raise StartError(f"there is no organization {org!r}")
         return found
 
+    async def confirm(self, org: str) -> None:
+        """What was changed is as durable as an event, and may be told."""
+        try:
+            await self.log.confirm(OrgId(org))
+        except StoreError as error:
+            raise StartError(f"it was done, but a failover may undo it: {error}") from error
+
 
 async def create_organization(to: Directory, name: str) -> Facts:
     slug = "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in name.lower()).split())
     created = await to.organizations.create(slug, name)
     if created is None:
         raise StartError(f"there is an organization {slug!r} already")
-    return {
-        "organization": slug,
-        "name": name,
-        "callback_secret": await to.providers.callback_secret(created.id),
-    }
+    secret = await to.providers.callback_secret(created.id)
+    await to.confirm(slug)
+    return {"organization": slug, "name": name, "callback_secret": secret}
 
 
 async def list_organizations(to: Directory) -> Facts:
@@ -73,6 +81,7 @@ async def change_settings(to: Directory, org: str, pairs: Sequence[str]) -> Fact
     if number and not await to.organizations.map_number(organization.id, number):
         raise StartError(f"{number} belongs to another organization")
     await to.providers.change(organization.id, changes)
+    await to.confirm(org)
     return {
         "organization": org,
         "set": [name.upper() for name, value in changes.items() if value is not None],
@@ -82,7 +91,9 @@ async def change_settings(to: Directory, org: str, pairs: Sequence[str]) -> Fact
 
 async def replace_callback_secret(to: Directory, org: str) -> Facts:
     organization = await to.known(org)
-    return {"organization": org, "callback_secret": await to.providers.replace_callback_secret(organization.id)}
+    secret = await to.providers.replace_callback_secret(organization.id)
+    await to.confirm(org)
+    return {"organization": org, "callback_secret": secret}
 
 
 async def add_number(to: Directory, org: str, number: str) -> Facts:
@@ -90,6 +101,7 @@ async def add_number(to: Directory, org: str, number: str) -> Facts:
     e164 = _e164(number)
     if not await to.organizations.map_number(organization.id, e164):
         raise StartError(f"{e164} belongs to another organization")
+    await to.confirm(org)
     return {"organization": org, "number": e164}
 
 
@@ -97,13 +109,16 @@ async def create_key(to: Directory, org: str, scopes: Sequence[str]) -> Facts:
     organization = await to.known(org)
     wanted = list(scopes or SCOPES)
     key = await to.organizations.create_key(organization.id, wanted)
+    await to.confirm(org)
     return {"organization": org, "api_key": key, "scopes": wanted}
 
 
 async def revoke_key(to: Directory, org: str, key: str) -> Facts:
     """`key` is the key itself or its id, the part between `tl_` and the next underscore."""
     key_id = key.split("_")[1] if key.startswith("tl_") else key
-    if not await to.organizations.revoke(OrgId(org), key_id):
+    revoked = await to.organizations.revoke(OrgId(org), key_id)
+    await to.confirm(org)  # also for who asks again: a failover must not bring it back
+    if not revoked:
         raise StartError(f"organization {org!r} has no key {key_id!r}")
     return {"organization": org, "revoked": key_id}
 
@@ -114,6 +129,7 @@ async def add_webhook(to: Directory, org: str, name: str) -> Facts:
     if added is None:
         raise StartError(f"organization {org!r} has a webhook {name!r} already")
     path, secret = added
+    await to.confirm(org)
     return {"organization": org, "webhook": name, "path": f"/api/webhooks/in/{path}", "secret": secret}
 
 
@@ -123,7 +139,9 @@ async def list_webhooks(to: Directory, org: str) -> Facts:
 
 
 async def remove_webhook(to: Directory, org: str, name: str) -> Facts:
-    if not await to.organizations.remove_webhook(OrgId(org), name):
+    removed = await to.organizations.remove_webhook(OrgId(org), name)
+    await to.confirm(org)
+    if not removed:
         raise StartError(f"organization {org!r} has no webhook {name!r}")
     return {"organization": org, "removed": name}
 
@@ -145,8 +163,10 @@ def show(
             key = settings.secret_key.get_secret_value() if settings.secret_key else None
             organizations = Organizations(pipe, key)
             providers = Providers(pipe, organizations, settings.providers, key)
-            return await command(Directory(organizations, providers), *arguments, **named)
+            to = Directory(organizations, providers, await log_at(pipe, settings))
+            return await command(to, *arguments, **named)
 
+    logging.configure()
     try:
         facts = run(at_the_store())
     except (StoreError, ValueError) as error:

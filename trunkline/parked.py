@@ -12,14 +12,14 @@ from rich.table import Table
 from edges.dialects.native import event_json
 from edges.dialects.native_work import shown
 from eventstore.errors import StoreError
-from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.parked import Decision, ParkedLane, ParkedWork
 from eventstore.schema import OrgId
+from trunkline import logging
 from trunkline.errors import StartError
 from trunkline.process import run
 from trunkline.settings import load_settings
-from trunkline.store import connected, store_url
+from trunkline.store import connected, log_at, store_url
 
 PAGE = 200
 BEHIND = 20
@@ -67,12 +67,14 @@ def run_parked(redis_url: str | None, organization: str, work: Work, *, as_json:
     """Does it at the store and prints what came of it; the exit code. Raises StartError."""
 
     async def at_the_store() -> Answer:
-        async with connected(store_url(load_settings(redis_url=redis_url))) as pipe:
+        settings = load_settings(redis_url=redis_url)
+        async with connected(store_url(settings)) as pipe:
             org = OrgId(organization)
             if await Organizations(pipe).get(org) is None:
                 raise StartError(f"there is no organization {organization!r}")
-            return await work(ParkedWork(Log(pipe)), org)
+            return await work(ParkedWork(await log_at(pipe, settings)), org)
 
+    logging.configure()
     try:
         answer = run(at_the_store())
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""The store that a command works on: where it is, and a connection to it that is known to answer."""
+"""The store that a command works on: where it is, a connection to it that is known to answer, and its log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from eventstore.connection import Pipe
+from eventstore.durability import barrier_for
 from eventstore.embedded import running_url
 from eventstore.errors import StoreError
+from eventstore.log import Log
 from eventstore.servers import check_kind, pipe_to, split
 from trunkline.errors import StartError
 from trunkline.settings import Settings
+
+CONFIRMED_WITHIN_S = 5.0
+"""Of somebody at a terminal."""
 
 
 def store_url(settings: Settings) -> str:
@@ -38,6 +43,14 @@ async def connected(url: str) -> AsyncIterator[Pipe]:
             yield pipe
         except StoreError as error:  # it went away, or came back and is still reading its files
             raise _unusable(url, error) from error
+
+
+async def log_at(pipe: Pipe, settings: Settings) -> Log:
+    """What it says has happened is as durable as the settings ask for."""
+    log = Log(pipe)
+    if settings.durability != "local":
+        log.wait_for(await barrier_for(pipe, settings.durability, settings.replicas, CONFIRMED_WITHIN_S))
+    return log
 
 
 def _unusable(url: str, error: Exception) -> StartError:

@@ -14,6 +14,7 @@ from eventstore.log import Log
 from eventstore.organizations import Organizations
 from eventstore.schema import ORIGIN, OrgId, Position, Recorded
 from eventstore.servers import pipe_to
+from trunkline import logging
 from trunkline.errors import StartError
 from trunkline.process import run_until_signalled
 from trunkline.settings import load_settings
@@ -24,6 +25,7 @@ BLOCKING_LIMIT_S = 5.0
 
 def run_tail(organization: str, redis_url: str | None, after: str, *, as_json: bool) -> int:
     """Prints what comes after a position, `0` or `now`, until SIGINT; the exit code. Raises StartError."""
+    logging.configure()
     url = store_url(load_settings(redis_url=redis_url))
     return run_until_signalled(_tail(url, OrgId(organization), after, as_json=as_json))
 

@@ -48,6 +48,13 @@ async def test_writes_on_disk_before_their_reply_need_no_waiting(own_pipe: Pipe)
     assert await barrier_for(own_pipe, "aof") is None
 
 
+async def test_a_disk_that_nothing_is_written_to_is_nothing_to_wait_for(own_pipe: Pipe) -> None:
+    await own_pipe.call("CONFIG", "SET", "appendonly", "no")
+    assert await barrier_for(own_pipe, "local") is None
+    with pytest.raises(StoreMisconfigured, match="appendonly yes"):
+        await barrier_for(own_pipe, "aof")
+
+
 async def test_waiting_for_the_disk_is_refused_where_redis_cannot(own_pipe: Pipe) -> None:
     await own_pipe.call("CONFIG", "SET", "appendfsync", "everysec")
     with pytest.raises(StoreMisconfigured, match="appendfsync always"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import pytest
 from eventstore import keys
 from eventstore.connection import Pipe, pool_for
 from eventstore.schema import Recorded
-from tests.support.product import twilio_sms
+from tests.support.product import Command, twilio_sms
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.sentinels import in_step
 from tests.support.stack import DEMO, Stack, stacked
@@ -96,6 +97,25 @@ async def test_a_key_is_made_and_revoked_once_the_replica_knows(pair: Pair) -> N
         assert [answer.status_code for answer in revoked] == [503] * 2
         pair.replica.resume()
         assert (await http.delete(f"/v1/api-keys/{made['id']}")).status_code == 404
+
+
+async def test_commands_end_well_once_the_replica_knows(pair: Pair) -> None:
+    async def ran(*arguments: str) -> tuple[int, str, str]:
+        env = {"TRUNKLINE_REDIS_URL": pair.stack.redis_url, "TRUNKLINE_DURABILITY": "replica"}
+        command = Command(*arguments, env=env)
+        return await asyncio.to_thread(command.wait), command.stdout, command.stderr
+
+    code, made, _ = await ran("key", "create", DEMO, "--json")
+    key = json.loads(made)["api_key"]
+    assert code == 0
+    pair.replica.pause()
+    refusals = await asyncio.gather(ran("key", "revoke", DEMO, key), ran("webhook", "add", DEMO, "billing"))
+    for code, answer, error in refusals:
+        assert (code, answer) == (2, "")
+        assert "not confirmed" in error
+    pair.replica.resume()
+    _, _, error = await ran("key", "revoke", DEMO, key)
+    assert "has no key" in error
 
 
 async def timed(http: httpx.AsyncClient, form: dict[str, str]) -> tuple[httpx.Response, float]:
