@@ -149,6 +149,7 @@ Said = Callable[..., dict[str, Any]]
 def said(product: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
     """What a command prints with --json. It runs in this process: its work is the same, and a start costs a second."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trunkline.logging.configure", lambda: None)  # for good, and to what is stderr just now
     for name in os.environ.keys() - environment({}).keys():
         monkeypatch.delenv(name)
 
