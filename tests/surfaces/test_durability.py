@@ -14,10 +14,11 @@ import pytest
 from eventstore import keys
 from eventstore.connection import Pipe, pool_for
 from eventstore.schema import Recorded
+from tests.support.parking import park
 from tests.support.product import Command, twilio_sms
 from tests.support.redis_servers import RedisServer, fastest_binary
 from tests.support.sentinels import in_step
-from tests.support.stack import DEMO, Stack, stacked
+from tests.support.stack import ACME, DEMO, Stack, stacked
 from tests.support.twilio_api import NUMBER
 
 WEBHOOK = "/api/webhooks/twilio/sms/incoming"
@@ -101,20 +102,33 @@ async def test_a_key_is_made_and_revoked_once_the_replica_knows(pair: Pair) -> N
 
 async def test_commands_end_well_once_the_replica_knows(pair: Pair) -> None:
     async def ran(*arguments: str) -> tuple[int, str, str]:
-        env = {"TRUNKLINE_REDIS_URL": pair.stack.redis_url, "TRUNKLINE_DURABILITY": "replica"}
+        env = {
+            "TRUNKLINE_REDIS_URL": pair.stack.redis_url,
+            "TRUNKLINE_DURABILITY": "replica",
+            "TRUNKLINE_SECRET_KEY": "k" * 32,
+        }
         command = Command(*arguments, env=env)
         return await asyncio.to_thread(command.wait), command.stdout, command.stderr
 
-    code, made, _ = await ran("key", "create", DEMO, "--json")
+    code, made, _ = await ran("key", "create", ACME, "--json")
     key = json.loads(made)["api_key"]
     assert code == 0
+    await pair.stack.organizations.add_webhook(ACME, "old")
+    for lane in ("a", "b"):
+        await park(pair.stack, lane)
     pair.replica.pause()
-    refusals = await asyncio.gather(ran("key", "revoke", DEMO, key), ran("webhook", "add", DEMO, "billing"))
-    for code, answer, error in refusals:
-        assert (code, answer) == (2, "")
-        assert "not confirmed" in error
+    changes = [
+        ("key", "create", ACME), ("key", "revoke", ACME, key), ("webhook", "add", ACME, "new"),
+        ("webhook", "remove", ACME, "old"), ("org", "create", "Another"),
+        ("org", "number", "add", ACME, "+14155550123"),
+        ("org", "set", ACME, "TWILIO_PHONE_NUMBER=+14155550124"), ("org", "callback-secret", ACME),
+        ("redrive", ACME, "a"), ("drop", ACME, "b"),
+    ]  # fmt: skip
+    for change, (code, answer, error) in zip(changes, await asyncio.gather(*(ran(*c) for c in changes)), strict=True):
+        assert (code, answer) == (2, ""), change
+        assert "not confirmed" in error, (change, error)
     pair.replica.resume()
-    _, _, error = await ran("key", "revoke", DEMO, key)
+    _, _, error = await ran("key", "revoke", ACME, key)
     assert "has no key" in error
 
 

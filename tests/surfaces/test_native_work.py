@@ -5,40 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from eventstore.append import Append, Appended, Disposal
 from eventstore.events.custom import Custom
-from eventstore.events.messages import MessageReceived
-from eventstore.events.work import WorkParked
-from eventstore.lanes import Lanes, Taken
 from eventstore.schema import ConversationId, Event, Position
-from tests.support.stack import ACME, DEMO, SHARDS, Stack, stacked
+from tests.support.parking import message, park
+from tests.support.stack import ACME, DEMO, Stack, stacked
 
 
 @pytest.fixture
 async def stack(redis_url: str) -> AsyncIterator[Stack]:
     async with stacked(redis_url, work=False, development=False) as stack:
         yield stack
-
-
-def message(lane: str, text: str = "hello") -> Event:
-    body = MessageReceived(message_id=uuid4().hex, channel="chat", text=text)
-    return Event(body, "customer", ConversationId("conv_a"), lane=lane)
-
-
-async def park(stack: Stack, lane: str, behind: int = 0) -> Position:
-    """As a worker does it; the position of the item."""
-    item, *_ = await stack.append(message(lane), *(message(lane, f"later {i}") for i in range(behind)), org=ACME)
-    taken = await Lanes(stack.pipe, "worker-test", shards=SHARDS).take(ACME, lane)
-    assert isinstance(taken, Taken)
-    why = WorkParked(lane=lane, item=str(item), attempts=3, error="TypeError at sms.py:12")
-    event = Event(why, "system:worker", ConversationId("conv_a"), run=item, cause=item)
-    outcome = await stack.log.append(ACME, Append(events=[event], held=taken.held, disposal=Disposal("park")))
-    assert isinstance(outcome, Appended)
-    return item
 
 
 async def test_parked_lanes_are_listed_page_by_page_from_the_oldest(stack: Stack) -> None:
