@@ -148,13 +148,14 @@ async def start(log: Log, org: OrgId, wanted: Requested | None, scope: Scope | N
         return Start((await log.bounds(org)).clock)
     if not wanted.resumes and wanted.position > (clock := (await log.bounds(org)).clock):
         return Start(clock)
+    bounds: Bounds | None
     pages = list[Page]()
     if scope is None:
         bounds, kind = await log.look_at(org, wanted.position)
     else:
         bounds, kind, page = await log.look_ahead(scope, wanted.position)
         pages.append(page)
-    reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes)
+    reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes) if bounds is not None else None
     if reason is None:
         return Start(wanted.position, None, True, wanted.resumes, kind == "delta", pages)
     GAPS.labels(reason).inc()

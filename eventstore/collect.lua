@@ -39,7 +39,7 @@ local function entry_at(stream, id) -- as it is passed on, and its run
   local found = call('XRANGE', stream, id, id)[1]
   if not found then return nil end
   local fields, run = found[2], nil
-  for i = 1, #fields, 2 do if fields[i] == 'r' then run = fields[i + 1] end end
+  for i = 1, #fields, 2 do if fields[i] == 'r' then run = fields[i + 1] break end end
   return {id, table.concat(fields, '\0')}, run
 end
 local function fact_at(id) return entry_at(KEYS[1], id) end
@@ -87,10 +87,13 @@ local low = trimmed and place(oldest[1]) or edge
 local lists = {}
 for run in pairs(oldest and runs or {}) do
   local list = prefix .. 'run:' .. run .. ':d'
-  local head = call('LINDEX', list, 0)
+  local items = call('LRANGE', list, 0, most - 1)
+  local head = items[1]
   if head then
-    local from = is_later(place(head), low) and 0 or below(list, low, not trimmed)
-    local items = call('LRANGE', list, from, from + most - 1)
+    if not is_later(place(head), low) then
+      local from = below(list, low, not trimmed)
+      items = call('LRANGE', list, from, from + most - 1)
+    end
     if #items > 0 then
       lists[#lists + 1] = {run = run, head = head, items = items, first = place(items[1]), last = place(items[#items])}
     end
@@ -157,11 +160,11 @@ while reached == '' and (facts[f] or lists[l]) do
 end
 
 local look, at = {}, ARGV[7] .. '-' .. ARGV[8]
-if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page
-  look = {
-    call('HMGET', prefix .. 'meta', 'ms', 'sq'), call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1),
-    call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), call('XRANGE', KEYS[1], at, at), call('XRANGE', tok, at, at),
-    call('HGET', prefix .. 'meta', 'tp'),
+if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page; for a fact only the clock
+  local clock, fact = call('HMGET', prefix .. 'meta', 'ms', 'sq'), call('XRANGE', KEYS[1], at, at)
+  look = clock[1] and fact[1] and {clock} or {
+    clock, call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1), call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), fact,
+    call('XRANGE', tok, at, at), call('HGET', prefix .. 'meta', 'tp'),
   }
 end
 return {reached, entries, look}

@@ -193,11 +193,13 @@ class Log:
         look = await self.pipe.calls(*_ends(org, ("XRANGE", own.log, at, at), ("XRANGE", own.tok, at, at)))
         return _seen(org, *look)
 
-    async def look_ahead(self, scope: Scope, position: Position) -> tuple[Bounds, Kind | None, Page]:
+    async def look_ahead(self, scope: Scope, position: Position) -> tuple[Bounds | None, Kind | None, Page]:
         """`look_at`, and what the scope has after the position, as of one moment: up to the page's `cut`, which is the
-        clock where the page was not cut before it."""
-        page, look = await collect.after_with_look(self.pipe, scope, position, PAGE)
-        bounds, kind = _seen(scope.org, *look)
+        clock where the page was not cut before it. There are no bounds for a fact, which lies within them."""
+        page, (clock, *look) = await collect.after_with_look(self.pipe, scope, position, PAGE)
+        if not look:
+            return None, "fact", page._replace(cut=page.cut or _position(clock))
+        bounds, kind = _seen(scope.org, clock, *look)
         return bounds, kind, page._replace(cut=page.cut or bounds.clock)
 
 
@@ -236,10 +238,15 @@ def _seen(
     return _bounds(org, clock, last, first, trimmed), "fact" if fact else "delta" if delta else None
 
 
+def _position(clock: Any) -> Position:
+    ms, seq = clock
+    return Position(int(ms), int(seq))
+
+
 def _bounds(org: OrgId, clock: Any, last: Any, first: Any, trimmed: Any) -> Bounds:
     first_event = codec.recorded(org, *first[0]) if first else None
     last_position = Position.parse(last[0][0]) if last else None
-    now = Position(int(clock[0]), int(clock[1])) if clock[0] else (last_position or ORIGIN)
+    now = _position(clock) if clock[0] else (last_position or ORIGIN)
     return Bounds(
         first_event.position if first_event else None,
         last_position,

@@ -99,10 +99,20 @@ async def test_a_page_that_comes_with_a_look_is_complete_up_to_the_clock_or_its_
     scope = Scope(ACME, "c", ANN, True)
     for position in (ORIGIN, run, token, last, Position(last.ms, 99)):
         bounds, kind, page = await store.log.look_ahead(scope, position)
-        assert (bounds, kind) == await store.log.look_at(ACME, position)
-        assert page == Page((await store.log.page_of(scope, position)).events, bounds.clock)
+        seen = await store.log.look_at(ACME, position)
+        assert (bounds, kind) == (seen if seen[1] != "fact" else (None, "fact"))
+        assert page == Page((await store.log.page_of(scope, position)).events, seen[0].clock)
     many = await written_positions(store, *[fact() for _ in range(PAGE + 1)])
     assert (await store.log.look_ahead(scope, last))[2].cut == many[PAGE - 1]
+
+
+async def test_a_log_without_a_clock_ends_at_its_last_fact(store: Store) -> None:
+    store.broken_on_purpose = True
+    last = (await written_positions(store, fact(), fact()))[-1]
+    await store.pipe.call("HDEL", store.keys.meta, "ms", "sq")
+    seen = await store.log.look_at(ACME, last)
+    assert (seen[0].clock, seen[1]) == (last, "fact")
+    assert await store.log.look_ahead(Scope(ACME, "c", ANN), last) == (*seen, Page([], last))
 
 
 async def test_a_conversation_reads_its_own_facts_after_a_position(store: Store) -> None:
