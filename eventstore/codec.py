@@ -7,7 +7,7 @@ The digest `h` covers what the appender knows (type, conversation, actor, data, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -144,20 +144,18 @@ def _name(stored: bytes) -> str:
     return stored.decode()
 
 
-def deltas(org: OrgId, run: bytes, first: bytes, packed: Iterable[bytes]) -> list[Recorded]:
+def deltas(org: OrgId, run: bytes, first: bytes, packed: Sequence[bytes]) -> list[Recorded]:
     """Deltas of one run as its index has them: position, data, personal data, and whence they come, unless that is
     what the run's `first` says too."""
     usual, events = _source(*first.split(b"\0")[3:]), []
     of_run = _position(run) if run else None
-    for each in packed:
-        parts = each.split(b"\0")
-        entry_id, data, personal = parts[:3]
+    split = [each.split(b"\0") for each in packed]
+    for position, parts in zip(Position.all_of(parts[0] for parts in split), split, strict=True):
         stored_type, schema, conversation, cause, actor = usual if len(parts) == 3 else _source(*parts[3:])
-        position = Position.of(entry_id)
         events.append(
             Recorded(
                 position, org, stored_type, actor, of_run or position, cause, conversation,
-                None, None, data, personal, b"", schema,
+                None, None, parts[1], parts[2], b"", schema,
             )
         )  # fmt: skip
     return events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple, NewType, TypeVar
 
 import msgspec
@@ -18,6 +19,7 @@ Hidden = Annotated[T, msgspec.Meta(extra={"personal": True, "hidden": True})]
 """Marks a personal field that is for workers only: no client is ever shown it."""
 
 _POSITION = re.compile(r"([0-9]{1,16})-([0-9]{1,16})")
+_decode_numbers = msgspec.json.Decoder(list[int]).decode
 _MAX_SEQ = 2**53 - 1
 """The largest sequence number that clients in every language compare exactly."""
 
@@ -39,6 +41,12 @@ class Position(NamedTuple):
         """From an id that Redis gave: it is known to be one."""
         ms, _, seq = entry_id.partition(b"-")
         return tuple.__new__(cls, (int(ms), int(seq)))
+
+    @classmethod
+    def all_of(cls, entry_ids: Iterable[bytes]) -> list[Position]:
+        """`of` for many, at a quarter of its price."""
+        numbers = _decode_numbers(b"[%b]" % b",".join(entry_ids).replace(b"-", b","))
+        return [tuple.__new__(cls, pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 
     @classmethod
     def parse(cls, text: str | bytes) -> Position:
