@@ -7,7 +7,7 @@ the tailer has seen, it joins its channel in the same step (nothing is awaited i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from edges.channels import WRITE_BUFFER_BYTES, Subscriber
 from edges.open_streams import STREAMS
 from edges.pace import PACE, Pace
 from edges.resume import Gap, Start, gap_from_start, survives
-from edges.ring import Entry, next_count, pieces
+from edges.ring import Entry, Passing, next_count
 from edges.subscriptions import Filter, Format
 from edges.tail import TAILER
 from edges.wire import SSE, retry
@@ -30,6 +30,7 @@ from eventstore.schema import ORIGIN, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
 CATCH_UP_BYTES = 64 * 1024
+"""What a client is sent at once, and is to have read most of before it is shown more."""
 PAGE_BYTES = 128 * 1024
 """What a page should hold, by the size of the last one: a slow client must not keep much of the log in memory."""
 
@@ -151,15 +152,14 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
         if not plan.start.pages and ring.covers(subscriber.position):
             RING_HITS.inc()
             entries, reached = ring.after(subscriber.position), ring.head
-            entries = [entry for entry in entries if plan.filter.covers(entry.event)]
+            left: Iterator[Entry | Passing] = (entry for entry in entries if plan.filter.covers(entry.event))
         else:
             CATCH_UP_PAGES.inc()
             events, reached = await _page(log, plan, subscriber, ring.head)
-            entries = [Entry(event) for event in events]
-        for piece in pieces(entries, CATCH_UP_BYTES):
-            shown = plan.format.shown(piece, plan.filter.accepts)
+            left = map(Passing, events)
+        while (shown := plan.format.shown(left, plan.filter.accepts, CATCH_UP_BYTES)).reached is not None:
             await send(request, subscriber, plan.format, shown.payload)
-            subscriber.position = piece[-1].event.position
+            subscriber.position = shown.reached
             subscriber.told = shown.last or subscriber.told
             if shown.over:
                 return True

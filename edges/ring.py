@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
+
 from edges.wire import Frame, Wire
 from eventstore.schema import Position, Recorded
 
@@ -34,6 +36,15 @@ class Dialect(NamedTuple):
     notice: Callable[[bytes, Position], bytes] = _plain
 
 
+class Passing(msgspec.Struct, eq=False):
+    """An event that is shown to one subscriber, and forgotten."""
+
+    event: Recorded
+
+    def bytes_for(self, dialect: Dialect, wire: Wire) -> bytes:
+        return _encoded(self.event, dialect, wire)
+
+
 class Entry:
     """An event in memory, with the bytes of the formats somebody has asked for."""
 
@@ -48,10 +59,13 @@ class Entry:
         key = (dialect.name, wire.name)
         encoded = self.encoded.get(key)
         if encoded is None:
-            frames = dialect.render(self.event)
-            encoded = wire.encode(frames, self.event.position.encode()) if frames else b""
-            self.encoded[key] = encoded
+            encoded = self.encoded[key] = _encoded(self.event, dialect, wire)
         return encoded
+
+
+def _encoded(event: Recorded, dialect: Dialect, wire: Wire) -> bytes:
+    frames = dialect.render(event)
+    return wire.encode(frames, event.position.encode()) if frames else b""
 
 
 def pieces(entries: Sequence[Entry], max_bytes: int) -> list[list[Entry]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from math import inf
 from typing import NamedTuple
 
 import msgspec
 
-from edges.ring import Dialect, Entry
+from edges.ring import Dialect, Entry, Passing
 from edges.wire import Frame, Wire, http_chunk
 from eventstore.collect import Scope
 from eventstore.events import DELTA_TYPES
@@ -68,11 +69,13 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Shown(NamedTuple):
-    """Bytes for some events: how many there are of them, the last id that is sent, whether the stream is over."""
+    """Bytes for some events: how many there are of them, the last id that is sent, the last that was looked at (None:
+    there was none), whether the stream is over."""
 
     payload: bytes
     events: int
     last: Position | None
+    reached: Position | None
     over: bool
 
 
@@ -89,19 +92,27 @@ class Format(NamedTuple):
     tells_position: bool = False
     own: bytes = b""
 
-    def shown(self, entries: Iterable[Entry], accepts: Callable[[Recorded], bool]) -> Shown:
+    def shown(
+        self, entries: Iterable[Entry | Passing], accepts: Callable[[Recorded], bool], enough: float = inf
+    ) -> Shown:
+        """Those that are accepted: all, or as many as make `enough` bytes."""
+        dialect, wire, ends = self.dialect, self.wire, self.ends
         parts: list[bytes] = []
-        last: Position | None = None
+        event = last = None
+        size, over = 0, False
         for entry in entries:
-            if not accepts(entry.event):
+            event = entry.event
+            if not accepts(event):
                 continue
-            encoded = entry.bytes_for(self.dialect, self.wire)
+            encoded = entry.bytes_for(dialect, wire)
             parts.append(encoded)
             if encoded:
-                last = entry.event.position
-            if self.ends is not None and self.ends(entry.event):
-                return Shown(b"".join(parts), len(parts), last, True)
-        return Shown(b"".join(parts), len(parts), last, False)
+                last, size = event.position, size + len(encoded)
+            if over := ends is not None and ends(event):
+                break
+            if size >= enough:
+                break
+        return Shown(b"".join(parts), len(parts), last, event.position if event is not None else None, over)
 
     def packed(self, payload: bytes) -> bytes:
         """As it is written to a connection."""

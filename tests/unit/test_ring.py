@@ -124,6 +124,22 @@ def test_what_is_shown_tells_how_many_up_to_where_and_whether_it_is_over() -> No
     assert (silent.payload, silent.last) == (b"", None)
 
 
+@given(st.lists(st.booleans(), max_size=12), st.integers(1, 60))
+def test_shown_piece_by_piece_it_is_the_same_and_each_is_just_enough(accepted: list[bool], enough: int) -> None:
+    one = len(SHOWN.shown([entry(0)], lambda event: True).payload)
+
+    def accepts(event: Recorded) -> bool:
+        return accepted[event.number or 0]
+
+    whole = entries(*range(len(accepted)))
+    left, shown = iter(whole), []
+    while (piece := SHOWN.shown(left, accepts, enough)).reached is not None:
+        shown.append(piece)
+    assert b"".join(piece.payload for piece in shown) == SHOWN.shown(whole, accepts).payload
+    assert all(enough <= len(piece.payload) < enough + one for piece in shown[:-1])
+    assert [piece.reached for piece in shown][-1:] == positions(whole)[-1:]
+
+
 def test_chunks_are_for_those_who_can_read_them_and_never_empty() -> None:
     assert SHOWN.packed(b"abc") == b"abc"
     assert SHOWN._replace(chunked=True).packed(b"abc") == b"3\r\nabc\r\n"
