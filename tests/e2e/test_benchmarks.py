@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from benchmarks import append, delivery, steal
 from benchmarks.peers import BARE, NCHAN, USUAL
 from benchmarks.report import Claim, as_json, table
+from benchmarks.subscribers import MARK, Subscribers
 
 pytestmark = [
     pytest.mark.redis,
@@ -31,6 +34,24 @@ def test_delivery_is_measured_against_whoever_is_installed() -> None:
     assert wires == {"delivery to 10 NDJSON subscribers", "delivery to 10 WebSocket subscribers"}
     assert {peer.name for peer in (NCHAN, BARE, *USUAL)} <= {claim.peer for claim in claims}
     assert len(json.loads(as_json(claims, {}))["claims"]) == len(claims) == len(table(claims).splitlines()) - 2
+
+
+def test_a_subscriber_that_waits_for_its_turn_answers_the_pings_of_a_websocket() -> None:
+    def accept(listening: socket.socket) -> socket.socket:
+        connection, _ = listening.accept()
+        connection.settimeout(5)
+        connection.recv(1_000)
+        connection.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        return connection
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as others:
+        accepting = others.submit(accept, listening)
+        subscribers = Subscribers(listening.getsockname()[1], "/", "", 1)
+        with accepting.result() as connection:
+            connection.sendall(b"\x81\x01" + MARK + b"\x89\x00")
+            assert subscribers.read(5.0) == 1
+            assert connection.recv(100) == b"\x8a\x80\x00\x00\x00\x00"
+        subscribers.close()
 
 
 def test_appends_are_measured() -> None:
