@@ -17,7 +17,8 @@ SAMPLED = 100
 """So many subscribers, evenly among all, are timed: every frame of theirs."""
 LATE_S = 30.0
 PONG = b"\x8a\x80\x00\x00\x00\x00"
-"""Answers a WebSocket's sign of life, which ends in NUL as nothing else does: who never answers is cut in a minute."""
+PING_BEGINS, PING_ENDS = 0x89, 0
+"""Text does neither: a WebSocket's sign of life, before or after frames, is answered. Who never answers one is cut."""
 
 
 class Turn(NamedTuple):
@@ -67,7 +68,7 @@ class Subscribers:
             size = connection.recv_into(buffer)
             if not size:
                 raise RuntimeError("a stream broke off under load")
-            if buffer[size - 1] == 0:
+            if buffer[size - 1] == PING_ENDS or buffer[0] == PING_BEGINS:
                 connection.sendall(PONG)
             frames, before = buffer.count(MARK, 0, size), count[index]
             count[index] += frames

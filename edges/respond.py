@@ -30,7 +30,7 @@ from eventstore.schema import ORIGIN, Position, Recorded
 from eventstore.telemetry import CATCH_UP_PAGES, GAPS, RING_HITS, SLOW_CUTS, SUBSCRIBERS
 
 CATCH_UP_BYTES = 64 * 1024
-"""What a client is sent at once, and is to have read most of before it is shown more."""
+"""What a client is sent at once, or little more: who has four times as much unread is shown no more."""
 PAGE_BYTES = 128 * 1024
 """What a page should hold, by the size of the last one: a slow client must not keep much of the log in memory."""
 
@@ -151,20 +151,22 @@ async def _catch_up(request: web.Request, log: Log, audience: Audience, subscrib
         ring = audience.ring
         if not plan.start.pages and ring.covers(subscriber.position):
             RING_HITS.inc()
-            entries, reached = ring.after(subscriber.position), ring.head
-            left: Iterator[Entry | Passing] = (entry for entry in entries if plan.filter.covers(entry.event))
+            reached = ring.head
+            covered = [entry for entry in ring.after(subscriber.position) if plan.filter.covers(entry.event)]
+            left: Iterator[Entry | Passing] = iter(covered)
         else:
             CATCH_UP_PAGES.inc()
             events, reached = await _page(log, plan, subscriber, ring.head)
             left = map(Passing, events)
-        while (shown := plan.format.shown(left, plan.filter.accepts, CATCH_UP_BYTES)).reached is not None:
+        more = True
+        while more:
+            shown = plan.format.shown(left, plan.filter.accepts, CATCH_UP_BYTES)
             await send(request, subscriber, plan.format, shown.payload)
-            subscriber.position = shown.reached
             subscriber.told = shown.last or subscriber.told
             if shown.over:
                 return True
+            more = shown.more
         subscriber.position = max(subscriber.position, reached)
-        await send(request, subscriber, plan.format, b"")
         if subscriber.position >= audience.ring.head:
             return False
     return False

@@ -155,7 +155,7 @@ async def start(log: Log, org: OrgId, wanted: Requested | None, scope: Scope | N
     else:
         bounds, kind, page = await log.look_ahead(scope, wanted.position)
         pages.append(page)
-    reason = _refusal(bounds, kind, wanted.position, exact=wanted.resumes) if bounds is not None else None
+    reason = None if bounds is None else _refusal(bounds, kind, wanted.position, exact=wanted.resumes)
     if reason is None:
         return Start(wanted.position, None, True, wanted.resumes, kind == "delta", pages)
     GAPS.labels(reason).inc()

@@ -69,14 +69,14 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Shown(NamedTuple):
-    """Bytes for some events: how many there are of them, the last id that is sent, the last that was looked at (None:
-    there was none), whether the stream is over."""
+    """Bytes for some events: how many there are of them, the last id that is sent, whether the stream is over, or there
+    may be more to show."""
 
     payload: bytes
     events: int
     last: Position | None
-    reached: Position | None
-    over: bool
+    over: bool = False
+    more: bool = False
 
 
 class Format(NamedTuple):
@@ -93,13 +93,12 @@ class Format(NamedTuple):
     own: bytes = b""
 
     def shown(
-        self, entries: Iterable[Entry | Passing], accepts: Callable[[Recorded], bool], enough: float = inf
+        self, entries: Iterable[Entry | Passing], accepts: Callable[[Recorded], bool], enough_bytes: float = inf
     ) -> Shown:
-        """Those that are accepted: all, or as many as make `enough` bytes."""
+        """Those that are accepted: all, or so many that they make this many bytes or more."""
         dialect, wire, ends = self.dialect, self.wire, self.ends
         parts: list[bytes] = []
-        event = last = None
-        size, over = 0, False
+        size, last = 0, None
         for entry in entries:
             event = entry.event
             if not accepts(event):
@@ -108,11 +107,11 @@ class Format(NamedTuple):
             parts.append(encoded)
             if encoded:
                 last, size = event.position, size + len(encoded)
-            if over := ends is not None and ends(event):
-                break
-            if size >= enough:
-                break
-        return Shown(b"".join(parts), len(parts), last, event.position if event is not None else None, over)
+            if ends is not None and ends(event):
+                return Shown(b"".join(parts), len(parts), last, over=True)
+            if size >= enough_bytes:
+                return Shown(b"".join(parts), len(parts), last, more=True)
+        return Shown(b"".join(parts), len(parts), last)
 
     def packed(self, payload: bytes) -> bytes:
         """As it is written to a connection."""

@@ -23,14 +23,14 @@ local function is_later(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] > b[2
 -- How many ids of an index lie below an edge; `including` counts one that lies on it.
 local function below(index, edge, including)
   local low, high = 0, call('LLEN', index)
+  local function is_below(i)
+    local at = place(call('LINDEX', index, i))
+    return is_later(edge, at) or (including and not is_later(at, edge))
+  end
+  if high > 0 and is_below(high - 1) then return high end -- who comes back has mostly seen all
   while low < high do
     local middle = math.floor((low + high) / 2)
-    local at = place(call('LINDEX', index, middle))
-    if is_later(edge, at) or (including and not is_later(at, edge)) then
-      low = middle + 1
-    else
-      high = middle
-    end
+    if is_below(middle) then low = middle + 1 else high = middle end
   end
   return low
 end
@@ -87,13 +87,10 @@ local low = trimmed and place(oldest[1]) or edge
 local lists = {}
 for run in pairs(oldest and runs or {}) do
   local list = prefix .. 'run:' .. run .. ':d'
-  local items = call('LRANGE', list, 0, most - 1)
-  local head = items[1]
+  local head = call('LINDEX', list, 0)
   if head then
-    if not is_later(place(head), low) then
-      local from = below(list, low, not trimmed)
-      items = call('LRANGE', list, from, from + most - 1)
-    end
+    local from = is_later(place(head), low) and 0 or below(list, low, not trimmed)
+    local items = call('LRANGE', list, from, from + most - 1)
     if #items > 0 then
       lists[#lists + 1] = {run = run, head = head, items = items, first = place(items[1]), last = place(items[#items])}
     end
@@ -160,7 +157,7 @@ while reached == '' and (facts[f] or lists[l]) do
 end
 
 local look, at = {}, ARGV[7] .. '-' .. ARGV[8]
-if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page; for a fact only the clock
+if ARGV[10] == '1' then -- what log.py asks in as many commands where it wants no page; of a log with a clock, for a fact only that
   local clock, fact = call('HMGET', prefix .. 'meta', 'ms', 'sq'), call('XRANGE', KEYS[1], at, at)
   look = clock[1] and fact[1] and {clock} or {
     clock, call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1), call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1), fact,

@@ -41,7 +41,8 @@ async def after(pipe: Pipe, scope: Scope, position: Position, count: int) -> Pag
 
 
 async def after_with_look(pipe: Pipe, scope: Scope, position: Position, count: int) -> tuple[Page, list[Any]]:
-    """And, as of the same moment, the replies to the commands by which `Log` looks at a position."""
+    """And, as of the same moment, the replies to the commands by which `Log` looks at a position; for a fact's only the
+    first of them, the log's clock."""
     return await _page(pipe, scope, "a", position, count, look=1)
 
 

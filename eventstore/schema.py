@@ -44,7 +44,7 @@ class Position(NamedTuple):
 
     @classmethod
     def all_of(cls, entry_ids: Iterable[bytes]) -> list[Position]:
-        """`of` for many, at a quarter of its price."""
+        """The same for many, which costs less from five on."""
         numbers = _decode_numbers(b"[%b]" % b",".join(entry_ids).replace(b"-", b","))
         return [tuple.__new__(cls, pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
 

@@ -38,6 +38,7 @@ def test_delivery_is_measured_against_whoever_is_installed() -> None:
 
 def test_a_subscriber_that_waits_for_its_turn_answers_the_pings_of_a_websocket() -> None:
     def accept(listening: socket.socket) -> socket.socket:
+        listening.settimeout(5)
         connection, _ = listening.accept()
         connection.settimeout(5)
         connection.recv(1_000)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edges.audience import Audience, End
 from edges.channels import Channel, Subscriber
 from edges.ring import Dialect, Entry, Ring, Window, pieces
-from edges.subscriptions import Filter, Format
+from edges.subscriptions import Filter, Format, Shown
 from edges.wire import NDJSON, SSE, Frame
 from eventstore.events.custom import Custom
 from eventstore.schema import ORIGIN, Position, Recorded
@@ -132,12 +132,21 @@ def test_shown_piece_by_piece_it_is_the_same_and_each_is_just_enough(accepted: l
         return accepted[event.number or 0]
 
     whole = entries(*range(len(accepted)))
-    left, shown = iter(whole), []
-    while (piece := SHOWN.shown(left, accepts, enough)).reached is not None:
-        shown.append(piece)
+    left, shown = iter(whole), list[Shown]()
+    while not shown or shown[-1].more:
+        shown.append(SHOWN.shown(left, accepts, enough))
     assert b"".join(piece.payload for piece in shown) == SHOWN.shown(whole, accepts).payload
-    assert all(enough <= len(piece.payload) < enough + one for piece in shown[:-1])
-    assert [piece.reached for piece in shown][-1:] == positions(whole)[-1:]
+    assert all(enough <= len(piece.payload) for piece in shown[:-1])
+    assert all(len(piece.payload) < enough + one for piece in shown)
+    assert next(left, None) is None
+
+
+def test_the_event_that_ends_a_stream_ends_it_also_where_it_makes_enough_bytes() -> None:
+    ending = SHOWN._replace(ends=lambda event: event.number == 2)
+    shown = ending.shown(
+        entries(1, 2, 3), lambda event: True, 2 * len(SHOWN.shown(entries(1), lambda event: True).payload)
+    )
+    assert (shown.events, shown.over, shown.more) == (2, True, False)
 
 
 def test_chunks_are_for_those_who_can_read_them_and_never_empty() -> None:
