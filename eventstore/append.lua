@@ -14,12 +14,14 @@
 --      13 delta sequence ('' = none)
 --
 -- Replies: {OK|DUPLICATE, positions, first_number, versions, next_position, next_fields, next_epoch, next_holder, epoch}
+--          (the last five where anything is guarded only)
 --          {REUSED} {FENCED, why, detail} {HELD, holder, epoch} {CONFLICT, version, last_position} {BACKLOG, length}
 if redis.replicate_commands then redis.replicate_commands() end -- 6.2: TIME before writes
 
-local call = redis.call
+local call, KEYS, ARGV = redis.call, KEYS, ARGV -- a global is looked up each time that it is used
 local AHEAD = 4 -- items of one lane that a worker may have in hand, as in lanes.lua
 local EXPIRY_STEP_MS = 3600000 -- so much longer lives a run's list, which need not be told to with every delta
+local TRIM_EVERY_MS = 16 -- to look for what can go costs as much as to append, and little comes together in between
 local AT = string.byte('@')
 local format = string.format
 local function int(number) return format('%d', number) end
@@ -27,8 +29,9 @@ local function int(number) return format('%d', number) end
 local prefix = string.sub(KEYS[1], 1, -4)
 local shard = string.match(prefix, '^tl:{[^}]*}:')
 local org = string.sub(prefix, #shard + 1, -2)
-local meta, tok, work = prefix .. 'meta', prefix .. 'tok', shard .. 'work'
+local meta, tok, work, bell = prefix .. 'meta', prefix .. 'tok', shard .. 'work', shard .. 'bell'
 local function record_of(conversation) return prefix .. 'c:' .. conversation .. ':m' end
+local function index_of(conversation) return prefix .. 'c:' .. conversation .. ':ix' end
 local function lane_record(lane) return prefix .. 'l:' .. lane .. ':m' end
 local function lane_queue(lane) return prefix .. 'l:' .. lane .. ':q' end
 
@@ -36,8 +39,9 @@ local key, fingerprint, n_events, n_addresses = ARGV[2], ARGV[3], tonumber(ARGV[
 local idempotency = prefix .. 'idem:' .. key
 local guards = 9 + 10 * n_events + 2 * n_addresses
 local function guard(i) return ARGV[guards + i] end
+local is_guarded = guard(1) ~= nil
 local guarded, expected, epoch, control, agent, token, lane, head, outcome, delta_seq = '', '', '', '', '', '', '', '', '', ''
-if guard(1) then
+if is_guarded then
   guarded, expected, epoch, control, agent = guard(1), guard(2), guard(3), guard(4), guard(5)
   token, lane, head, outcome, delta_seq = guard(6), guard(8), guard(9), guard(10), guard(13)
 end
@@ -74,10 +78,10 @@ if unparks then -- somebody decides about the item that was looked at, and about
   if stopped ~= head then return {'FENCED', 'parked', stopped} end
 end
 
-local actual, last, holder, current_epoch = 0, '', '', '0'
+local actual, holder, current_epoch = 0, '', '0'
 if guarded ~= '' then
-  local record = call('HMGET', record_of(guarded), 'v', 'id', 'ch', 'ce')
-  actual, last, holder, current_epoch = tonumber(record[1] or '0'), record[2] or '', record[3] or '', record[4] or '0'
+  local record = call('HMGET', record_of(guarded), 'v', 'ch', 'ce')
+  actual, holder, current_epoch = tonumber(record[1] or '0'), record[2] or '', record[3] or '0'
 end
 if epoch ~= '' and epoch ~= current_epoch then return {'FENCED', 'control', holder} end
 
@@ -87,25 +91,25 @@ if (control == 'release' or control == 'holds') and holder ~= agent then return 
 if expected ~= '' then
   if (expected == 'exists' and actual == 0) or (expected == 'absent' and actual > 0)
     or (expected ~= 'exists' and expected ~= 'absent' and tonumber(expected) ~= actual) then
-    return {'CONFLICT', int(actual), last}
+    return {'CONFLICT', int(actual), call('LINDEX', index_of(guarded), -1) or ''}
   end
 end
 
+local clock = call('HMGET', meta, 'ms', 'sq', 'n', 'q')
+
 -- 4. Back-pressure holds back inputs, never the results of work that was accepted.
-local cap, work_cap = tonumber(ARGV[5]), tonumber(ARGV[6])
-if cap > 0 and token == '' and not unparks and n_events > 0 then
+if ARGV[5] ~= '0' and token == '' and not unparks and n_events > 0 then
   local length = call('XLEN', KEYS[1])
-  if length >= cap then return {'BACKLOG', int(length)} end
+  if length >= tonumber(ARGV[5]) then return {'BACKLOG', int(length)} end
 end
-if work_cap > 0 and token == '' then
-  local unfinished = tonumber(call('HGET', meta, 'q') or '0')
-  for i = 1, unfinished >= work_cap and n_events or 0 do
+if ARGV[6] ~= '0' and token == '' then
+  local unfinished = tonumber(clock[4] or '0')
+  for i = 1, unfinished >= tonumber(ARGV[6]) and n_events or 0 do
     if ARGV[9 + (i - 1) * 10 + 3] ~= '' then return {'BACKLOG', int(unfinished)} end
   end
 end
 
 -- 5. Write. One clock for both streams; it never runs backwards, whatever the server's does.
-local clock = call('HMGET', meta, 'ms', 'sq', 'n')
 local ms, sq, n = tonumber(clock[1] or '-1'), tonumber(clock[2] or '0'), tonumber(clock[3] or '0')
 if not clock[1] and call('EXISTS', KEYS[1]) + call('EXISTS', tok) > 0 then -- record lost: read it off the streams
   for stream = 1, 2 do
@@ -123,7 +127,7 @@ end
 local now
 if ARGV[1] == '' then
   local time = call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
 else
   now = tonumber(ARGV[1])
 end
@@ -135,26 +139,26 @@ end
 local addresses = {}
 for i = guards - 2 * n_addresses + 1, guards, 2 do addresses[ARGV[i]] = ARGV[i + 1] end
 
-local positions, versions, first_number = {}, {}, n + 1
-local version, latest = {}, {} -- of the conversations that are written to
+local positions, versions = {}, {}
+local ms_text, sq_text, n_text, first_number -- as text: to make it costs more than to look it up in a hash
 local queued = -behind
 if behind > 0 then
   call('LTRIM', queue, behind, -1)
   call('HSET', held, 'ds', '0')
 end
-local retention = tonumber(ARGV[7])
 for i = 1, n_events do
   local at = 9 + (i - 1) * 10
   local kind, conversation, on_lane = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local run, cause = ARGV[at + 6], ARGV[at + 7]
   if now > ms then ms, sq = now, 0 else sq = sq + 1 end
-  local id = int(ms) .. '-' .. int(sq)
+  ms_text, sq_text = int(ms), int(sq)
+  local id = ms_text .. '-' .. sq_text
   positions[i] = id
   if string.byte(run) == AT then run = positions[tonumber(string.sub(run, 2))] end
   if string.byte(cause) == AT then cause = positions[tonumber(string.sub(cause, 2))] end
   if kind == 'd' then
-    call('XADD', tok, 'MINID', '~', int(math.max(0, ms - retention)), id, 't', ARGV[at + 4], 'c', conversation,
-      'r', run, 'k', cause, 'a', ARGV[at + 5], 'd', ARGV[at + 8], 'p', ARGV[at + 9])
+    call('XADD', tok, id, 't', ARGV[at + 4], 'c', conversation, 'r', run, 'k', cause, 'a', ARGV[at + 5],
+      'd', ARGV[at + 8], 'p', ARGV[at + 9])
     -- A resume reads it here: to find one entry of a stream costs as much as to read fifty of a list. Where it comes
     -- from is mostly what the run's first one says, and left out.
     local index, packed = prefix .. 'run:' .. run .. ':d', id .. '\0' .. ARGV[at + 8] .. '\0' .. ARGV[at + 9]
@@ -162,24 +166,24 @@ for i = 1, n_events do
     local first = call('LINDEX', index, 0)
     call('RPUSH', index, first and string.sub(first, -#source) == source and packed or packed .. source)
     if not first or ms - tonumber(string.match(first, '^%d+')) > EXPIRY_STEP_MS then
-      call('PEXPIRE', index, retention + EXPIRY_STEP_MS)
+      call('PEXPIRE', index, int(tonumber(ARGV[7]) + EXPIRY_STEP_MS))
     end
     if conversation ~= '' then call('HSET', record_of(conversation), 'dr', run) end -- whose deltas came last
     versions[i] = ''
   else
     n = n + 1
+    n_text = int(n)
+    first_number = first_number or n_text
     local v = ''
     if conversation ~= '' then
-      local before = version[conversation] or tonumber(call('HGET', record_of(conversation), 'v') or '0')
-      version[conversation], latest[conversation] = before + 1, id
-      v = int(before + 1)
+      v = int(call('HINCRBY', record_of(conversation), 'v', '1'))
       if v == '1' and addresses[conversation] then
         call('HSET', prefix .. 'alias', conversation, addresses[conversation])
       end
-      call('RPUSH', prefix .. 'c:' .. conversation .. ':ix', id)
+      call('RPUSH', index_of(conversation), id)
     end
     versions[i] = v
-    call('XADD', KEYS[1], id, 't', ARGV[at + 4], 'c', conversation, 'n', int(n), 'v', v, 'r', run, 'k', cause,
+    call('XADD', KEYS[1], id, 't', ARGV[at + 4], 'c', conversation, 'n', n_text, 'v', v, 'r', run, 'k', cause,
       'a', ARGV[at + 5], 'd', ARGV[at + 8], 'p', ARGV[at + 9], 'h', ARGV[at + 10])
     if run ~= '' then call('RPUSH', prefix .. 'run:' .. run .. ':f', id) end
     if on_lane ~= '' then
@@ -191,12 +195,13 @@ for i = 1, n_events do
   end
 end
 if n_events > 0 then
-  call('HSET', meta, 'ms', int(ms), 'sq', int(sq), 'n', int(n))
-  for conversation, id in pairs(latest) do
-    call('HSET', record_of(conversation), 'v', int(version[conversation]), 'id', id)
-  end
+  call('HSET', meta, 'ms', ms_text, 'sq', sq_text, 'n', n_text or int(n))
   if delta_seq ~= '' then call('HSET', held, 'ds', delta_seq) end
-  call('XADD', shard .. 'bell', 'MAXLEN', '~', 4096, '*', 'o', org)
+  call('XADD', bell, '*', 'o', org)
+  if ms % TRIM_EVERY_MS == 0 then
+    call('XTRIM', bell, 'MAXLEN', '~', '4096')
+    call('XTRIM', tok, 'MINID', '~', int(math.max(0, ms - tonumber(ARGV[7]))))
+  end
 end
 if control == 'take' or control == 'release' then
   current_epoch = int(tonumber(current_epoch) + 1)
@@ -254,9 +259,10 @@ if queued ~= 0 and call('HINCRBY', meta, 'q', int(queued)) < 0 then -- work that
   call('HSET', meta, 'q', '0') -- the count was lost: too low until all is finished, never below what is there
 end
 
-local ids, numbers = table.concat(positions, ' '), int(first_number)
+local ids, numbers = table.concat(positions, ' '), first_number or int(n + 1)
 local seen_versions = table.concat(versions, ' ')
 if key ~= '' then
   call('SET', idempotency, fingerprint .. '|' .. ids .. '|' .. numbers .. '|' .. seen_versions, 'PX', ARGV[4])
 end
+if not is_guarded then return {'OK', ids, numbers, seen_versions} end
 return {'OK', ids, numbers, seen_versions, next_position, next_fields, next_epoch, next_holder, current_epoch}

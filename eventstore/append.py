@@ -249,13 +249,16 @@ def _reference(target: Position | Sibling, place: int) -> str:
 def outcome(org: OrgId, reply: list[Any]) -> Outcome:
     """The script's reply, typed."""
     if reply[0] == b"OK":
-        _, positions, number, versions, next_position, next_fields, next_epoch, next_holder, epoch = reply
+        _, positions, number, versions, *guarded = reply
+        at, of = _written(positions, versions)
+        if not guarded:
+            return Appended(at, int(number), of)
+        next_position, next_fields, next_epoch, next_holder, epoch = guarded
         next_item = None
         if next_position:
             event = codec.joined(org, next_position, next_fields) if next_fields else None
             next_item = NextItem(Position.parse(next_position), event, int(next_epoch), next_holder.decode())
-        at, of = _written(positions, versions)
-        return Appended(at, int(number or 0), of, next_item, int(epoch))
+        return Appended(at, int(number), of, next_item, int(epoch))
     match reply:
         case [b"DUPLICATE", positions, number, versions, *_]:
             at, of = _written(positions, versions)
