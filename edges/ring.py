@@ -109,6 +109,9 @@ class Ring:
             self._bytes += entry.size
         if entries:
             self.head = entries[-1].event.position
+
+    def shorten(self) -> None:
+        """Drops what exceeds the window."""
         while self._entries and (len(self._entries) > self._window.events or self._bytes > self._window.bytes):
             dropped = self._entries.popleft()
             self._bytes -= dropped.size

@@ -51,10 +51,13 @@ def _delta_from(
     return _place(type, organization, conversation) + _origin(actor, run, cause)
 
 
-@lru_cache(maxsize=4_096)
 def _origin(actor: str, run: Position, cause: Position | None) -> bytes:
-    known = b"null" if cause is None else b'"%b"' % str(cause).encode()
-    return b'"actor":%b,"run":"%b","cause":%b,' % (_text(actor), str(run).encode(), known)
+    known = b"null" if cause is None else b'"%b"' % cause.encode()
+    return b'"actor":%b,"run":"%b","cause":%b,' % (_text(actor), run.encode(), known)
+
+
+_shared_origin = lru_cache(maxsize=4_096)(_origin)
+"""For events of the same run. One that begins a run is mostly alone in it, and would only drive out others."""
 
 
 @lru_cache(maxsize=4)
@@ -68,9 +71,10 @@ def event_json(event: Recorded) -> bytes:
     if event.number is None:
         common = _delta_from(event.type, event.organization, event.conversation, event.actor, event.run, event.cause)
     else:
+        origin = _origin if event.run is event.position else _shared_origin
         common = b'"number":%d,%b"version":%b,%b' % (
             event.number, _place(event.type, event.organization, event.conversation),
-            b"null" if event.version is None else b"%d" % event.version, _origin(event.actor, event.run, event.cause),
+            b"null" if event.version is None else b"%d" % event.version, origin(event.actor, event.run, event.cause),
         )  # fmt: skip
     return b'{"id":"%d-%d",%b"at":"%b.%03dZ","data":%b}' % (
         ms, seq, common, _second(ms // 1_000), ms % 1_000, codec.shown(event),
