@@ -127,7 +127,7 @@ class Audience:
             except Exception:  # an event that one dialect cannot show must not cost anybody else a frame
                 logger.exception("a channel failed", organization=self.org, position=str(self.ring.head))
                 channel.dissolve(before)
-        self.ring.shorten()  # not before: the oldest events have left the processor's caches long ago
+        self.ring.trim()  # not before: the oldest events have left the processor's caches long ago
         if self._arrivals:
             self._arrived()
 

@@ -110,7 +110,7 @@ class Ring:
         if entries:
             self.head = entries[-1].event.position
 
-    def shorten(self) -> None:
+    def trim(self) -> None:
         """Drops what exceeds the window."""
         while self._entries and (len(self._entries) > self._window.events or self._bytes > self._window.bytes):
             dropped = self._entries.popleft()

@@ -54,8 +54,8 @@ def test_everything_after_a_covered_position_is_given_in_order() -> None:
 def test_what_falls_out_of_the_window_is_not_covered_any_more() -> None:
     ring = Ring(at(0), Window(events=3))
     ring.extend(entries(1, 2, 3, 4, 5))
-    assert ring.covers(at(0)), "until it is shortened"
-    ring.shorten()
+    assert ring.covers(at(0)), "until it is trimmed"
+    ring.trim()
     assert not ring.covers(at(1))
     assert ring.covers(at(2)), "everything after it is still there"
     assert positions(ring.after(at(2))) == [at(3), at(4), at(5)]
@@ -65,10 +65,10 @@ def test_the_window_is_bounded_in_bytes_too() -> None:
     ring = Ring(at(0), Window(bytes=10_000))
     for number in range(1, 20):
         ring.extend([entry(number, 2_000)])
-        ring.shorten()
+        ring.trim()
     assert positions(ring.after(ring.floor)) == [at(n) for n in (17, 18, 19)]
     ring.extend([entry(20, 50_000)])
-    ring.shorten()
+    ring.trim()
     assert (ring.floor, ring.head) == (at(20), at(20)), "an event larger than the window is kept by nobody"
 
 
@@ -77,7 +77,7 @@ def test_a_ring_never_has_a_hole(batches: list[int], size: int) -> None:
     ring, number = Ring(at(0), Window(events=size)), 0
     for count in batches:
         ring.extend(entries(*range(number + 1, number + count + 1)))
-        ring.shorten()
+        ring.trim()
         number += count
         assert ring.head == at(number)
         kept = positions(ring.after(ring.floor))
@@ -189,8 +189,15 @@ def test_the_logs_own_events_are_for_those_who_ask() -> None:
     assert Filter(types=("log.*",)).accepts(event)
 
 
-def audience(head: int = 0) -> Audience:
-    return Audience(ACME, End(at(head) if head else ORIGIN, at(head) if head else ORIGIN, head), Window())
+def audience(head: int = 0, window: Window = Window()) -> Audience:
+    return Audience(ACME, End(at(head) if head else ORIGIN, at(head) if head else ORIGIN, head), window)
+
+
+def test_what_was_published_is_kept_as_far_as_the_window_reaches() -> None:
+    org = audience(window=Window(events=3))
+    org.publish(entries(1, 2))
+    org.publish(entries(3, 4, 5))
+    assert positions(org.ring.after(org.ring.floor)) == [at(3), at(4), at(5)]
 
 
 async def test_a_watch_gets_its_scope_only_and_all_of_it() -> None:
