@@ -86,7 +86,7 @@ async def test_while_a_client_reads_nothing_of_others_is_kept_for_it(audience: A
     kept, larger_than_the_window = [], 2 * EVENTS * EVENT_BYTES
 
     def forget() -> None:
-        audience.ring.extend([entry(EVENTS + 1, larger_than_the_window)])
+        audience.publish([entry(EVENTS + 1, larger_than_the_window)])
         kept.append(entries())
 
     before = entries()

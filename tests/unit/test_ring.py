@@ -21,6 +21,9 @@ from eventstore.schema import ORIGIN, Position, Recorded
 from tests.support.facts import ACME, ANN, at, recorded
 
 
+WINDOW = Window()
+
+
 def entry(number: int, size: int = 0) -> Entry:
     return Entry(recorded(number, Custom(name="custom.said", data={"pad": "x" * size})))
 
@@ -189,7 +192,7 @@ def test_the_logs_own_events_are_for_those_who_ask() -> None:
     assert Filter(types=("log.*",)).accepts(event)
 
 
-def audience(head: int = 0, window: Window = Window()) -> Audience:
+def audience(head: int = 0, window: Window = WINDOW) -> Audience:
     return Audience(ACME, End(at(head) if head else ORIGIN, at(head) if head else ORIGIN, head), window)
 
 
