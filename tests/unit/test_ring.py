@@ -20,7 +20,6 @@ from eventstore.events.custom import Custom
 from eventstore.schema import ORIGIN, Position, Recorded
 from tests.support.facts import ACME, ANN, at, recorded
 
-
 WINDOW = Window()
 
 
