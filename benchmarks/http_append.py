@@ -9,7 +9,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from select import EPOLLIN, epoll
 from urllib.parse import urlencode
@@ -22,7 +22,10 @@ from tests.support.product import signed, twilio_sms
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 
 CONNECTIONS = 64
-ROUNDS, SECONDS = 5, 2.0
+ROUNDS, SECONDS = 20, 0.5
+"""Many short turns: what the machine does meanwhile changes from second to second, and decides about single ones."""
+EVENTS, WEBHOOKS = 20_000, 4_000
+"""Requests that are prepared for a turn: more than are answered."""
 EMPTY = """
 import asyncio, sys
 from aiohttp import web
@@ -47,8 +50,14 @@ def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> list[Claim]:
         servers.edge(redis_port, env=TWILIO) as (port, key, _),
         _empty() as empty,
     ):
-        sides = (port, lambda: _event(key)), (empty, lambda: _event(key)), (port, lambda: _webhook(port))
-        turns = calm(rounds, lambda: [_drive(to, request, seconds) for to, request in sides])
+        turns = calm(
+            rounds,
+            lambda: (
+                _drive(port, [_event(key) for _ in range(EVENTS)], seconds),
+                _drive(empty, [_event(key) for _ in range(EVENTS)], seconds),
+                _drive(port, [_webhook(port) for _ in range(WEBHOOKS)], seconds),
+            ),
+        )
     ours, theirs, webhooks = zip(*turns, strict=True)
     peer = "empty aiohttp handler"
     median = statistics.median
@@ -90,10 +99,9 @@ def _webhook(port: int) -> bytes:
     return head.encode() + body
 
 
-def _drive(port: int, request: Callable[[], bytes], seconds: float) -> float:
+def _drive(port: int, requests: list[bytes], seconds: float) -> float:
     """One request after the other on every connection; answers per second. Any status but 2xx is an error."""
     poll = epoll()
-    prepared = [request() for _ in range(20_000)]
     sockets: dict[int, socket.socket] = {}
     for _ in range(CONNECTIONS):
         connection = socket.create_connection(("127.0.0.1", port))
@@ -102,16 +110,16 @@ def _drive(port: int, request: Callable[[], bytes], seconds: float) -> float:
         poll.register(connection.fileno(), EPOLLIN)
     begun = time.perf_counter()
     for connection in sockets.values():
-        connection.sendall(prepared.pop())
+        connection.sendall(requests.pop())
     answered = 0
-    while (elapsed := time.perf_counter() - begun) < seconds and prepared:
+    while (elapsed := time.perf_counter() - begun) < seconds and requests:
         for fd, _ in poll.poll(1.0):
             answer = sockets[fd].recv(65536)
             if not answer.startswith(b"HTTP/1.1 20"):
                 raise RuntimeError(f"unexpected answer: {answer[:200]!r}")
             answered += 1
-            if prepared:
-                sockets[fd].sendall(prepared.pop())
+            if requests:
+                sockets[fd].sendall(requests.pop())
     for connection in sockets.values():
         connection.close()
     return answered / elapsed
