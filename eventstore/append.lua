@@ -198,7 +198,7 @@ if n_events > 0 then
   call('HSET', meta, 'ms', ms_text, 'sq', sq_text, 'n', n_text or int(n))
   if delta_seq ~= '' then call('HSET', held, 'ds', delta_seq) end
   call('XADD', bell, '*', 'o', org)
-  if ms % TRIM_EVERY_MS == 0 then
+  if now % TRIM_EVERY_MS == 0 then -- not by the log's clock: that may stand
     call('XTRIM', bell, 'MAXLEN', '~', '4096')
     call('XTRIM', tok, 'MINID', '~', int(math.max(0, ms - tonumber(ARGV[7]))))
   end

@@ -465,6 +465,17 @@ async def test_a_bell_that_nobody_hears_does_not_grow_for_ever(store: Store) -> 
     assert await store.pipe.call("XLEN", store.keys.bell) < 4_200
 
 
+async def test_a_bell_is_kept_short_also_while_the_clock_stands_because_the_servers_was_set_back(store: Store) -> None:
+    ring_often = "for _ = 1, 5000 do redis.call('XADD', KEYS[1], '*', 'o', 'acme') end"
+    store.clock.advance(1)
+    stands = (await store.write(fact())).positions[0].ms
+    store.clock.advance(-3_600_000)
+    await store.pipe.call("EVAL", ring_often, 1, store.keys.bell)
+    await write_for_a_while(store)
+    assert (await store.write(fact())).positions[0].ms == stands
+    assert await store.pipe.call("XLEN", store.keys.bell) < 4_200
+
+
 async def test_old_deltas_are_trimmed_as_new_ones_arrive_and_facts_are_not(store: Store) -> None:
     run = (await store.write(fact())).positions[0]
     for start in range(0, 500, 50):
