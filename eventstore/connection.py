@@ -31,7 +31,8 @@ CONNECT_OPTIONS: dict[str, Any] = {
     "socket_timeout": None,  # the Pipe sees to it that nothing takes too long
     "driver_info": None,
 }
-SECOND_LOOK_S = 0.01
+LOOKS = 4
+"""At whether Redis answers, in the time that it may take."""
 MAX_IN_FLIGHT = 100_000
 FLUSH_AT, FLUSH_BYTES = 8, 2_048
 """So many commands, or one as long, leave before the tick is over: Redis works while this process prepares the next."""
@@ -270,16 +271,19 @@ class Pipe:
         transport.set_protocol(self._replies)
         self._watch()
 
-    def _watch(self, was_silent: bool = False) -> None:
-        """A process that stood still has not read yet what has come: only a second look counts."""
+    def _watch(self, due: float | None = None) -> None:
+        """By how much a look comes too late, this process stood still: it neither sent nor read meanwhile, so that was no
+        silence of Redis."""
         assert self._replies is not None
         loop = asyncio.get_running_loop()
-        silent = bool(self._replies.waiting) and loop.time() - self._replies.heard_at > self._timeout_s
-        if silent and was_silent:
+        now = loop.time()
+        if due is not None:
+            self._replies.heard_at = min(now, self._replies.heard_at + now - due)
+        if self._replies.waiting and now - self._replies.heard_at > self._timeout_s:
             self._drop(f"Redis has not answered for {self._timeout_s} s")
         else:
-            pause_s = SECOND_LOOK_S if silent else self._timeout_s / 4
-            self._watchdog = loop.call_later(pause_s, self._watch, silent)
+            due = now + self._timeout_s / LOOKS
+            self._watchdog = loop.call_at(due, self._watch, due)
 
     def _lost(self, replies: Replies, reason: str) -> None:
         if self._replies is replies:

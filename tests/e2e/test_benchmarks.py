@@ -26,6 +26,12 @@ def _are_measured(claims: list[Claim]) -> bool:
     return all(claim.unit.startswith("skipped: ") or (claim.ours and claim.peers and claim.ratio) for claim in claims)
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that others disturb are not made up for: nobody looks at the figures."""
+    monkeypatch.setattr(steal, "PATIENCE_S", 0)
+
+
 @pytest.mark.slow
 def test_delivery_is_measured_against_whoever_is_installed() -> None:
     claims = delivery.measure({20: 1.2}, others=10, rounds=2, seconds=0.1)
