@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
@@ -41,7 +41,13 @@ def calm(rounds: int, measure: Callable[[], T]) -> list[T]:
         if share > CALM:
             time.sleep(PAUSE_S)
             lost_s += time.monotonic() - begun
-    return [result for _, result in sorted(measured, key=itemgetter(0))[:rounds]]
+    return calmest(measured, rounds)
+
+
+def calmest(measured: Sequence[tuple[float, T]], fewest: int) -> list[T]:
+    """All that was measured in calm, by the share that others took; at least so many, from the calmest on."""
+    in_calm = sum(share <= CALM for share, _ in measured)
+    return [result for _, result in sorted(measured, key=itemgetter(0))[: max(fewest, in_calm)]]
 
 
 def _used_and_stolen() -> tuple[int, int]:

@@ -272,8 +272,8 @@ class Pipe:
         self._watch()
 
     def _watch(self, due: float | None = None) -> None:
-        """By how much a look comes too late, this process stood still: it neither sent nor read meanwhile, so that was no
-        silence of Redis."""
+        """By how much a look comes too late this process stood still: it neither sent nor read, so Redis was not silent
+        for as long."""
         assert self._replies is not None
         loop = asyncio.get_running_loop()
         now = loop.time()
