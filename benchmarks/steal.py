@@ -13,7 +13,7 @@ T = TypeVar("T")
 STAT = Path("/proc/stat")
 CALM = 0.02
 """So little of the CPU time that was asked for may go to others."""
-PAUSE_S, PATIENCE_S = 3.0, 60.0
+PAUSE_S, PATIENCE_S = 3.0, 180.0
 """After each disturbed round, since others have enough only after a while; and all that disturbed rounds may cost."""
 
 
