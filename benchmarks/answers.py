@@ -18,7 +18,6 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 from benchmarks import servers
@@ -55,7 +54,9 @@ def _rounds(count: int, rounds: int, seconds: float) -> list[Round]:
         _worker(redis_port, source),
     ):
         sessions = itertools.count()
-        return calm(rounds, lambda: _answers(port, key, list(islice(sessions, count)), int(seconds * TOKENS_PER_S)))
+        return calm(
+            rounds, lambda: _answers(port, key, list(itertools.islice(sessions, count)), int(seconds * TOKENS_PER_S))
+        )
 
 
 def _claims(count: int, rounds: Sequence[Round]) -> list[Claim]:
@@ -89,6 +90,9 @@ def _answers(port: int, key: str, sessions: Sequence[int], tokens: int) -> Round
                     delays += [(now - int(stamp)) / 1e6 for stamp in STAMP.findall(line)]
     if len(delays) < len(sessions) * tokens:
         raise RuntimeError(f"only {len(delays)} of {len(sessions) * tokens} tokens came")
+    poll.close()
+    for stream in streams.values():
+        stream.close()
     second = len(sessions) * TOKENS_PER_S
     return Round(
         statistics.median(delays),

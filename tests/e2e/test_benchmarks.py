@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import append, delivery, steal
+from benchmarks import answers, append, delivery, steal
 from benchmarks.peers import BARE, NCHAN, USUAL
 from benchmarks.report import Claim, as_json, table
 from benchmarks.subscribers import MARK, Subscribers
@@ -28,8 +28,9 @@ def _are_measured(claims: list[Claim]) -> bool:
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds that others disturb are not made up for: nobody looks at the figures."""
+    """Rounds that others disturb are not made up for, nor waited after: nobody looks at the figures."""
     monkeypatch.setattr(steal, "PATIENCE_S", 0)
+    monkeypatch.setattr(steal, "PAUSE_S", 0)
 
 
 @pytest.mark.slow
@@ -65,6 +66,15 @@ def test_appends_are_measured() -> None:
     assert _are_measured(append.measure(rounds=1, calls=640))
 
 
+@pytest.mark.slow
+def test_answers_are_measured_round_after_round() -> None:
+    median, p99, _ = answers.measure(counts=(1,), rounds=2, seconds=1.0)
+    assert median.ours is not None
+    assert p99.ours is not None
+    assert 0 < median.ours <= p99.ours
+    assert median.ratio == answers.TARGET_MS / median.ours
+
+
 def test_what_may_be_at_most_so_large_is_judged_by_that() -> None:
     late = Claim("p99", "ms", 1.3, "peer", 1.0, ratio=1.3, limit=1.2)
     fast = Claim("frames", "frames/s", 1.3, "peer", 1.0, ratio=1.3, target=1.2)
@@ -92,6 +102,11 @@ def test_rounds_that_others_disturbed_are_made_up_for(
 
     measure()
     monkeypatch.setattr(steal, "STAT", stat)
-    monkeypatch.setattr(steal, "PAUSE_S", 0)
     monkeypatch.setattr(steal, "PATIENCE_S", patience_s)
     assert steal.calm(3, measure) == counted
+
+
+def test_all_that_was_measured_in_calm_counts_and_at_least_so_much_as_is_wanted() -> None:
+    measured = [(0.5, "wild"), (0.0, "calm"), (0.1, "disturbed"), (steal.CALM, "just so")]
+    assert steal.calmest(measured, 1) == ["calm", "just so"]
+    assert steal.calmest(measured, 3) == ["calm", "just so", "disturbed"]
