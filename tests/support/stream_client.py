@@ -52,16 +52,7 @@ class StreamClient:
         self._frames: list[Frame] = []
 
     async def __aenter__(self) -> Self:
-        assert self._url.hostname is not None
-        own = socket.socket()
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD)
-        own.setblocking(False)
-        try:
-            await asyncio.get_running_loop().sock_connect(own, (self._url.hostname, self._url.port))
-        except BaseException:
-            own.close()
-            raise
-        self._reader, self._writer = await asyncio.open_connection(sock=own, limit=READ_AHEAD)
+        self._reader, self._writer = await reading_little(self._url.geturl())
         target = self._url.path + (f"?{self._url.query}" if self._url.query else "")
         lines = [f"{self._method} {target} HTTP/{self._version}", f"Host: {self._url.netloc}"]
         lines += [f"{name}: {value}" for name, value in self._sent.items()]
@@ -201,6 +192,21 @@ class StreamClient:
                 fields[name] = value
         if fields:
             self._frames.append(Frame(json.loads(fields["data"]), fields.get("id"), fields.get("event")))
+
+
+async def reading_little(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the server at the URL of which neither this process nor its kernel reads much ahead."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD)
+    own.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(own, (address.hostname, address.port))
+    except BaseException:
+        own.close()
+        raise
+    return await asyncio.open_connection(sock=own, limit=READ_AHEAD)
 
 
 def _line(data: Data) -> Frame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from eventstore.events.replies import ReplyCompleted, ReplyDelta, ToolCall
 from eventstore.presence import Presence
 from eventstore.schema import Event, Position
 from tests.support.stack import ACME, QUICK, Stack, stacked
-from tests.support.stream_client import query
+from tests.support.stream_client import query, reading_little
 from tests.support.workshop import ScriptedModel, says
 from workers.model import StepDone, TextDelta
 
@@ -55,14 +54,6 @@ class Client(NamedTuple):
         while True:
             if (await self.ws.receive(LIMIT_S)).type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return self.ws.close_code
-
-
-@pytest.fixture
-async def quiet(redis_url: str) -> AsyncIterator[Stack]:
-    """Nobody answers but the test; workers count as alive."""
-    async with stacked(redis_url, work=False) as running:
-        await Presence(running.pipe).beat("nobody", {})
-        yield running
 
 
 @asynccontextmanager
@@ -400,31 +391,40 @@ async def test_without_a_worker_the_socket_asks_to_come_back(redis_url: str) -> 
         assert await client.closed() == 1013
 
 
-async def test_a_client_that_reads_slowly_costs_little_memory_and_misses_nothing(quiet: Stack) -> None:
+async def test_a_client_that_reads_slowly_costs_little_memory_and_misses_nothing(redis_url: str) -> None:
     piece = "x" * 20_000
-    own = socket.socket()
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
-    own.setblocking(False)
-    host, port = quiet.url.removeprefix("http://").split(":")
-    await asyncio.get_running_loop().sock_connect(own, (host, int(port)))
-    reader, writer = await asyncio.open_connection(sock=own, limit=16 * 1024)
-    writer.write(
-        b"GET /ws/chat?session_id=slow HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(client_text(b'{"message": "Tell me everything"}'))
-    run = Position.parse((await questions(quiet, at_least=1))[0])
-    for index in range(400):
-        await quiet.append(Event(ReplyDelta(attempt=1, index=index, text=f"{index} {piece}"), "test", run=run))
-    await quiet.append(Event(Custom(name="custom.elsewhere"), "test"))
-    assert quiet.buffered() < 2 * 1024 * 1024
-    await quiet.append(Event(ReplyCompleted(message_id="m", attempt=1, model="m", text="…"), "test", run=run))
-    async with asyncio.timeout(LIMIT_S):
-        frames = [await server_text(reader) for _ in range(403)]
+    async with (
+        stacked(redis_url, work=False, pace=QUICK._replace(stall_s=30)) as stack,
+        connected_slowly(stack) as (reader, writer),
+    ):
+        await Presence(stack.pipe).beat("nobody", {})
+        writer.write(client_text(b'{"message": "Tell me everything"}'))
+        run = Position.parse((await questions(stack, at_least=1))[0])
+        for index in range(400):
+            await stack.append(Event(ReplyDelta(attempt=1, index=index, text=f"{index} {piece}"), "test", run=run))
+        await stack.append(Event(Custom(name="custom.elsewhere"), "test"))
+        assert stack.buffered() < 2 * 1024 * 1024
+        await stack.append(Event(ReplyCompleted(message_id="m", attempt=1, model="m", text="…"), "test", run=run))
+        async with asyncio.timeout(LIMIT_S):
+            frames = [await server_text(reader) for _ in range(403)]
     assert [frame["data"].split()[0] for frame in frames[2:-1]] == [str(index) for index in range(400)]
     assert frames[-1]["type"] == "done"
-    writer.transport.abort()
+
+
+@asynccontextmanager
+async def connected_slowly(stack: Stack) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A chat of which neither the client nor its kernel reads much ahead."""
+    reader, writer = await reading_little(stack.url)
+    try:
+        writer.write(
+            b"GET /ws/chat?session_id=slow HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 def client_text(payload: bytes) -> bytes:
