@@ -46,6 +46,13 @@ class Watch:
         return events
 
 
+class _Followers(NamedTuple):
+    """Of one scope."""
+
+    channels: dict[tuple[Filter, Format], Channel]
+    watches: list[Watch]
+
+
 class Audience:
     """All channels of one organization, found by what an event names: itself, its conversation, its run."""
 
@@ -59,18 +66,17 @@ class Audience:
         self.page = FIRST_COUNT
         self.restarts = 0
         self.last_number = last_number
-        self._channels: dict[str, dict[tuple[Filter, Format], Channel]] = {}
-        self._watches: dict[str, list[Watch]] = {}
+        self._followers: dict[str | Position | None, _Followers] = {}
         self._arrivals: list[tuple[Position, asyncio.Future[None]]] = []
         self._written_since = 0.0
         """No channel has been silent since before this: most organizations need no look at each heartbeat."""
 
     def join(self, subscriber: Subscriber, filter: Filter, format: Format) -> Channel:
         """Makes a subscriber live. Its position must be the ring's head, with no await in between."""
-        scope = self._channels.setdefault(filter.scope, {})
-        channel = scope.get((filter, format))
+        channels = self._of(filter.scope).channels
+        channel = channels.get((filter, format))
         if channel is None:
-            channel = scope[filter, format] = Channel(filter, format, self.last_fact)
+            channel = channels[filter, format] = Channel(filter, format, self.last_fact)
         channel.live[subscriber] = None
         channel.told = min(channel.told, subscriber.told)  # the next heartbeat tells who has seen less than the others
         return channel
@@ -78,11 +84,10 @@ class Audience:
     def part(self, subscriber: Subscriber, channel: Channel) -> None:
         channel.live.pop(subscriber, None)
         if not channel.live:
-            scope = self._channels.get(channel.filter.scope, {})
-            if scope.get((channel.filter, channel.format)) is channel:
-                del scope[channel.filter, channel.format]
-                if not scope:
-                    del self._channels[channel.filter.scope]
+            channels, key = self._of(channel.filter.scope).channels, (channel.filter, channel.format)
+            if channels.get(key) is channel:
+                del channels[key]
+            self._tidy(channel.filter.scope)
 
     async def reach(self, position: Position) -> None:
         """Waits until the tailer has seen a position that is on the log already, or the log became shorter."""
@@ -95,13 +100,13 @@ class Audience:
     def watch(self, scope: str) -> Iterator[Watch]:
         """Collects the scope's events from now on."""
         watch = Watch()
-        self._watches.setdefault(scope, []).append(watch)
+        watches = self._of(scope).watches
+        watches.append(watch)
         try:
             yield watch
         finally:
-            self._watches[scope].remove(watch)
-            if not self._watches[scope]:
-                del self._watches[scope]
+            watches.remove(watch)
+            self._tidy(scope)
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """Takes new events in and writes them to everybody concerned: one write per channel and subscriber."""
@@ -113,13 +118,14 @@ class Audience:
             if event.number is not None:
                 self.last_fact = event.position
                 self.last_number = event.number
-            for scope in ("", event.conversation, f"run:{event.run}"):
-                if scope is None:
+            for name in ("", event.conversation, event.run):
+                followers = self._followers.get(name)
+                if followers is None:
                     continue
-                for channel in self._channels.get(scope, {}).values():
+                for channel in followers.channels.values():
                     channel.pending.append(entry)
                     touched[id(channel)] = channel
-                for watch in self._watches.get(scope, ()):
+                for watch in followers.watches:
                     watch.put(event)
         for channel in touched.values():
             try:
@@ -130,6 +136,13 @@ class Audience:
         self.ring.trim()  # not before: the oldest events have left the processor's caches long ago
         if self._arrivals:
             self._arrived()
+
+    def _of(self, scope: str) -> _Followers:
+        return self._followers.setdefault(_name(scope), _Followers({}, []))
+
+    def _tidy(self, scope: str) -> None:
+        if self._of(scope) == ({}, []):
+            del self._followers[_name(scope)]
 
     def _arrived(self) -> None:
         head = self.ring.head
@@ -164,7 +177,12 @@ class Audience:
                 arrival.set_result(None)
 
     def channels(self) -> list[Channel]:
-        return [channel for scope in self._channels.values() for channel in scope.values()]
+        return [channel for followers in self._followers.values() for channel in followers.channels.values()]
 
     def subscribers(self) -> list[Subscriber]:
         return [subscriber for channel in self.channels() for subscriber in channel.live]
+
+
+def _name(scope: str) -> str | Position:
+    """By what an event of the scope is known: to write down the run of every event would cost too much."""
+    return Position.parse(scope.removeprefix("run:")) if scope.startswith("run:") else scope

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eventstore.connection import Pipe
 from eventstore.errors import StoreError
@@ -15,12 +15,11 @@ BLOCK_MS = 1_000
 COUNT = 1_000
 
 
-class Heard(NamedTuple):
-    """Who rang; bells that rang too often to tell for whom; and what was read along, as it was asked for."""
+class Rung(NamedTuple):
+    """Who rang, and bells that rang too often to tell for whom."""
 
-    organizations: Sequence[OrgId] = ()
-    unclear: Sequence[str] = ()
-    pages: Sequence[list[Recorded]] = ()
+    organizations: list[OrgId]
+    unclear: list[str]
 
 
 class Listener:
@@ -31,6 +30,8 @@ class Listener:
         self._blocking = blocking
         self._bells: dict[str, str] = {}
         """Where each was heard last."""
+        self._heard: list[tuple[bytes, Any]] = []
+        """What they have rung for that nobody has asked for yet."""
         self._serving = asyncio.Event()
         self._waiting = False
         self._interrupted = False
@@ -52,37 +53,44 @@ class Listener:
 
     async def start_over(self) -> None:
         """After Redis was away bells may be new: what they have rung for by now is not heard any more."""
+        self._heard.clear()
         for bell in tuple(self._bells):
             self._bells[bell] = await self._end(bell)
 
-    async def wait(self, readings: Sequence[Reading] = ()) -> Heard:
-        """Until a bell rings, at most for `BLOCK_MS`. The readings are as new as what was heard, and come with it."""
+    async def wait(self, readings: Sequence[Reading] = ()) -> list[list[Recorded]]:
+        """Until a bell rings, at most for `BLOCK_MS`. What the readings bring is as new as what `rung` tells then, and
+        nothing at all where the wait was interrupted."""
         await self._serving.wait()
         self._waiting = True
         try:
             return await self._read(self._blocking, BLOCK_MS, readings)
         except StoreError:
             if self._interrupted:
-                return Heard()
+                return []
             raise
         finally:
             self._waiting = self._interrupted = False
 
-    async def look(self, readings: Sequence[Reading]) -> Heard:
+    async def look(self, readings: Sequence[Reading]) -> list[list[Recorded]]:
         """The same without waiting: a bell that rang for what the readings bring need not wake anybody any more."""
         return await self._read(self._pipe, None, readings)
 
-    async def _read(self, pipe: Pipe, block_ms: int | None, readings: Sequence[Reading]) -> Heard:
-        commands = (reading.command for reading in readings)
-        rung, *replies = await pipe.read_streams(self._bells, *commands, count=COUNT, block_ms=block_ms)
+    def rung(self) -> Rung:
+        """For whom, as far as it has been heard since this was last asked."""
         organizations, unclear = list[OrgId](), list[str]()
-        for name, entries in rung or ():
+        for name, entries in self._heard:
             self._bells[name.decode()] = entries[-1][0].decode()
             organizations += [OrgId(fields[1].decode()) for _, fields in entries]
             if len(entries) >= COUNT:  # some may have been trimmed unseen
                 unclear.append(name.decode())
-        pages = [reading.events(reply) for reading, reply in zip(readings, replies, strict=True)]
-        return Heard(organizations, unclear, pages)
+        self._heard.clear()
+        return Rung(organizations, unclear)
+
+    async def _read(self, pipe: Pipe, block_ms: int | None, readings: Sequence[Reading]) -> list[list[Recorded]]:
+        commands = (reading.command for reading in readings)
+        rung, *replies = await pipe.read_streams(self._bells, *commands, count=COUNT, block_ms=block_ms)
+        self._heard += rung or ()
+        return [reading.events(reply) for reading, reply in zip(readings, replies, strict=True)]
 
     async def _end(self, bell: str) -> str:
         reply = await self._pipe.call("XREVRANGE", bell, "+", "-", "COUNT", 1)

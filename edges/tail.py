@@ -15,7 +15,7 @@ from aiohttp import web
 
 from edges.audience import Audience, End
 from edges.channels import Subscriber
-from edges.listener import Heard, Listener
+from edges.listener import Listener
 from edges.pace import Pace
 from edges.resume import survives
 from edges.ring import Entry, Window, next_count, pieces
@@ -122,17 +122,14 @@ class Tailer:
                 await asyncio.sleep(MAX_RECONNECT_PAUSE_S)
 
     async def _hear(self) -> Pages:
-        """Waits for bells; brings what was read ahead. Where that is less than the last time, more is on its way:
-        a second look costs less than a second write to every subscriber."""
-        heard = await self._listener.wait([_next(audience) for audience in self._ahead])
-        self._take_in(heard)
-        ahead = dict(zip(self._ahead, heard.pages, strict=False))  # none, where the wait was interrupted
-        self._ring(audience.org for audience, events in ahead.items() if events)
-        return {audience: events for audience, events in ahead.items() if not 0 < len(events) < self._came[audience]}
+        """Waits for bells; brings what was read ahead."""
+        pages = await self._listener.wait([_next(audience) for audience in self._ahead])
+        return dict(zip(self._ahead, pages, strict=False))  # none, where the wait was interrupted
 
-    def _take_in(self, heard: Heard, but: Collection[OrgId] = ()) -> None:
-        self._ring(org for org in heard.organizations if org not in but)
-        for bell in heard.unclear:  # none, mostly: all organizations are looked at
+    def _take_in(self, but: Collection[OrgId] = ()) -> None:
+        organizations, unclear = self._listener.rung()
+        self._ring(org for org in organizations if org not in but)
+        for bell in unclear:  # none, mostly: all organizations are looked at
             self._ring(org for org in (*self._audiences, *self._opening) if keys.of(org).bell == bell)
 
     def _ring(self, orgs: Iterable[OrgId]) -> None:
@@ -142,36 +139,45 @@ class Tailer:
             elif org in self._opening:
                 self._opening[org].rung = True
 
-    async def _read(self, pages: Pages) -> None:
-        """What the dirty ones have, as far as it was not read ahead. Who rang twice in a row will ring again."""
-        dirty, self._dirty = self._dirty, set()
+    async def _read(self, ahead: Pages) -> None:
+        """Shows what was read ahead, before anything else is looked at, and then what the other dirty ones have. Where
+        less was read ahead than the last time, more is on its way: a second look costs less than a second write to
+        every subscriber. Who rang twice in a row will ring again."""
+        pages = {audience: events for audience, events in ahead.items() if not 0 < len(events) < self._came[audience]}
+        unfinished = [audience.org for audience, events in pages.items() if await self._take(audience, events)]
+        self._ring(audience.org for audience, events in ahead.items() if events)
+        self._take_in()
+        dirty, self._dirty = self._dirty, set(unfinished)
         audiences = [audience for org in dirty if (audience := self._audiences.get(org)) is not None]
         late = [audience for audience in audiences if audience not in pages]
         if late:
-            heard = await self._listener.look([_next(audience) for audience in late])
-            pages |= zip(late, heard.pages, strict=True)
-            self._take_in(heard, but={audience.org for audience in late})
+            pages |= zip(late, await self._listener.look([_next(audience) for audience in late]), strict=True)
+            self._take_in(but={audience.org for audience in late})
         before = self._came
         self._came = {audience: len(pages[audience]) or before.get(audience, 0) for audience in audiences}
         self._ahead = [audience for audience in audiences if audience in before][:AHEAD_COUNT]
-        for audience in audiences:
-            await self._take(audience, pages[audience])
+        self._dirty.update([audience.org for audience in late if await self._take(audience, pages[audience])])
 
-    async def _take(self, audience: Audience, events: list[Recorded]) -> None:
+    async def _take(self, audience: Audience, events: list[Recorded]) -> bool:
+        """Whether there may be more after them."""
         if not events:
-            return
+            return False
         if _has_hole(audience, events):
             await self._restart(audience)
-            return
-        if len(events) >= audience.page:
-            self._dirty.add(audience.org)
+            return False
+        asked = audience.page
         entries = [Entry(event) for event in events]
-        audience.page = next_count(audience.page, sum(entry.size for entry in entries), READ_BYTES, READ_COUNT)
-        first, *more = pieces(entries, PUBLISH_BYTES)
-        audience.publish(first)
-        for piece in more:
-            await asyncio.sleep(0)  # lets sockets take what they were given
-            audience.publish(piece)
+        size = sum([entry.size for entry in entries])
+        if size <= PUBLISH_BYTES:
+            audience.publish(entries)
+        else:
+            first, *more = pieces(entries, PUBLISH_BYTES)
+            audience.publish(first)
+            for piece in more:
+                await asyncio.sleep(0)  # lets sockets take what they were given
+                audience.publish(piece)
+        audience.page = next_count(asked, size, READ_BYTES, READ_COUNT)
+        return len(events) >= asked
 
     async def _reload(self) -> None:
         """After Redis was away: bells may be new, and logs shorter than what was shown."""

@@ -227,6 +227,21 @@ async def test_who_rings_all_the_time_is_read_with_the_bell_and_in_order(redis_u
             assert await positions(watch, written[org][-1]) == written[org], org
 
 
+async def test_more_than_is_read_ahead_at_once_comes_without_another_bell(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edges.listener.BLOCK_MS", 4_000)
+    monkeypatch.setattr("edges.tail.READ_COUNT", 32)
+    async with tailed(redis_url) as this, this.tailer.audience(ACME) as audience:
+        with audience.watch("") as watch:
+            for number in (1, 2, 3, 4):
+                assert await numbers(watch, await this.append(fact())) == [number]
+            await this.append(*[fact()] * 100)
+            async with asyncio.timeout(2):
+                assert await numbers(watch, 104) == list(range(5, 105))
+        assert this.ahead.readings > 0
+
+
 async def test_who_rings_no_more_is_not_read_ahead_for_long(redis_url: str) -> None:
     async with tailed(redis_url) as this, this.tailer.audience(ACME) as audience:
         with audience.watch("") as watch:

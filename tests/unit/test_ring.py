@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Sequence
 
 import msgspec
@@ -208,6 +209,20 @@ async def test_a_watch_gets_its_scope_only_and_all_of_it() -> None:
         org.publish(entries(1, 2, 3))
         assert [event.number for event in await watch.take()] == [2]
         assert [event.number for event in await everything.take()] == [1, 2, 3]
+
+
+def test_what_nobody_follows_any_more_is_forgotten() -> None:
+    org = audience()
+    tracemalloc.start()
+    for number in range(2_000):
+        with org.watch(f"run:{at(number)}"):
+            pass
+        channel, _ = joined(org, f"conv_{number}")
+        [subscriber] = channel.live
+        org.part(subscriber, channel)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (org.channels(), grown < 100_000) == ([], True), grown
 
 
 async def test_waiting_for_a_position_ends_when_it_was_seen_or_the_log_became_shorter() -> None:
