@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from functools import partial, reduce
 from statistics import median
 from typing import NamedTuple
 
@@ -40,8 +40,8 @@ OTHERS = 1_000
 IN_FLIGHT, BURST = 4, 64
 ROUNDS, SECONDS = 5, 1.0
 FEW, SPLIT = 100, 4
-"""With so few subscribers a turn is a fourth as long, and there are four times as many: what else the machine does
-meanwhile decides about single turns."""
+"""With so few subscribers a turn is a fourth as long, and they have rounds in between everything else: what the machine
+is doing decides about single turns, and whether it is fast or slow just then, for minutes, about the ratio."""
 QUIET_S = 0.2
 UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -79,6 +79,7 @@ class Stage(NamedTuple):
     key: str
     rounds: int
     seconds: float
+    patience: float = 1.0
 
     @contextmanager
     def ours(self, number: int, wire: Wire = SSE_WIRE) -> Iterator[Side]:
@@ -90,7 +91,7 @@ class Stage(NamedTuple):
 
     def turns(self, sides: Sequence[Side], in_flight: int = IN_FLIGHT) -> list[list[Turn]]:
         """By side, which take turns."""
-        rounds = calm(self.rounds, lambda: [side.turn(in_flight, self.seconds) for side in sides])
+        rounds = calm(self.rounds, lambda: [side.turn(in_flight, self.seconds) for side in sides], self.patience)
         return [list(turns) for turns in zip(*rounds, strict=True)]
 
     def against(self, peers: Sequence[Peer], number: int, in_flight: int = IN_FLIGHT) -> Iterator[Match]:
@@ -112,6 +113,10 @@ class Match(NamedTuple):
     ours: Sequence[Turn]
     theirs: Sequence[Turn]
 
+    def and_then(self, later: Match) -> Match:
+        """The same match, gone on with."""
+        return self._replace(ours=[*self.ours, *later.ours], theirs=[*self.theirs, *later.theirs])
+
     def frames(self, target: float | None) -> Claim:
         ours, theirs = [turn.frames_per_s for turn in self.ours], [turn.frames_per_s for turn in self.theirs]
         what, unit = f"delivery to {self.to}", f"frames/s, {self.load}, one core"
@@ -131,10 +136,10 @@ def measure(
     with servers.on_client_core(), servers.redis_server() as redis_port, servers.edge(redis_port) as (port, key, _):
         asyncio.run(_load(redis_port))
         stage = Stage(redis_port, port, key, rounds, seconds)
-        claims = [claim for number, target in targets.items() for claim in _fan_out(stage, number, target)]
-        claims += [match.frames(BURST_TARGET) for match in stage.against([NCHAN], others, BURST)]
-        claims += _wires(stage, others)
-        claims += [match.frames(None) for match in stage.against(USUAL, others)]
+        many = [_fan_out(stage.against([NCHAN, BARE], n), target) for n, target in targets.items() if n > FEW]
+        bursts = (match.frames(BURST_TARGET) for match in stage.against([NCHAN], others, BURST))
+        usual = (match.frames(None) for match in stage.against(USUAL, others))
+        claims = _between(stage, targets, [*many, bursts, _wires(stage, others), usual])
     return claims + [
         Claim("delivery", f"skipped: {why}", peer=peer.name)
         for peer in (NCHAN, BARE, *USUAL)
@@ -142,23 +147,37 @@ def measure(
     ]
 
 
-def _fan_out(stage: Stage, number: int, target: float) -> Iterator[Claim]:
-    if number <= FEW:
-        stage = stage._replace(rounds=stage.rounds * SPLIT, seconds=stage.seconds / SPLIT)
-    for match in stage.against([NCHAN, BARE], number):
+def _between(stage: Stage, targets: dict[int, float], others: Sequence[Iterable[Claim]]) -> list[Claim]:
+    """The claims about few subscribers, who are looked at before each of the others, and then the others'."""
+    look = stage._replace(
+        rounds=stage.rounds * SPLIT // 2, seconds=stage.seconds / SPLIT, patience=stage.patience / len(others)
+    )
+    few = {number: list[list[Match]]() for number in targets if number <= FEW}
+    claims = list[Claim]()
+    for other in others:
+        for number, looks in few.items():
+            looks.append(list(look.against([NCHAN, BARE], number)))
+        claims += other
+    for number, looks in reversed(few.items()):
+        whole = (reduce(Match.and_then, of_one_peer) for of_one_peer in zip(*looks, strict=True))
+        claims = [*_fan_out(whole, targets[number]), *claims]
+    return claims
+
+
+def _fan_out(matches: Iterable[Match], target: float) -> Iterator[Claim]:
+    for match in matches:
         yield match.frames(target if match.peer == NCHAN.name else BARE_TARGET)
         if match.peer == NCHAN.name:
             yield match.p99(P99_LIMIT)
 
 
-def _wires(stage: Stage, number: int) -> list[Claim]:
+def _wires(stage: Stage, number: int) -> Iterator[Claim]:
     with ExitStack() as open_:
         sides = [open_.enter_context(stage.ours(number, wire)) for wire in (SSE_WIRE, *OTHER_WIRES)]
         sse, *others = stage.turns(sides)
-    return [
-        Match("SSE", f"{number:,} {wire.name} subscribers", f"{IN_FLIGHT} events in flight", turns, sse).frames(0.8)
-        for wire, turns in zip(OTHER_WIRES, others, strict=True)
-    ]
+    for wire, turns in zip(OTHER_WIRES, others, strict=True):
+        to, load = f"{number:,} {wire.name} subscribers", f"{IN_FLIGHT} events in flight"
+        yield Match("SSE", to, load, turns, sse).frames(0.8)
 
 
 @contextmanager

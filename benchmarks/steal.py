@@ -29,11 +29,11 @@ class Steal:
         return stolen / max(used + stolen, 1)
 
 
-def calm(rounds: int, measure: Callable[[], T]) -> list[T]:
-    """The results of so many rounds. One that was disturbed is made up for by another; when patience is at its end the
-    calmest count. What was measured plays no part in that."""
-    measured, lost_s = list[tuple[float, T]](), 0.0
-    while len(measured) < rounds or (lost_s < PATIENCE_S and sum(share <= CALM for share, _ in measured) < rounds):
+def calm(rounds: int, measure: Callable[[], T], patience: float = 1.0) -> list[T]:
+    """The results of so many rounds. One that was disturbed is made up for by another; when this share of the patience
+    is at its end the calmest count. What was measured plays no part in that."""
+    measured, lost_s, most_s = list[tuple[float, T]](), 0.0, patience * PATIENCE_S
+    while len(measured) < rounds or (lost_s < most_s and sum(share <= CALM for share, _ in measured) < rounds):
         steal, begun = Steal(), time.monotonic()
         result = measure()
         share = steal.share()
