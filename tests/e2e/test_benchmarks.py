@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from benchmarks import answers, append, delivery, steal
-from benchmarks.peers import BARE, NCHAN, USUAL
+from benchmarks.peers import BARE, NCHAN, USUAL, Peer
 from benchmarks.report import Claim, as_json, table
-from benchmarks.subscribers import MARK, Subscribers
+from benchmarks.subscribers import MARK, Subscribers, Turn
 
 pytestmark = [
     pytest.mark.redis,
@@ -41,6 +42,23 @@ def test_delivery_is_measured_against_whoever_is_installed() -> None:
     assert wires == {"delivery to 10 NDJSON subscribers", "delivery to 10 WebSocket subscribers"}
     assert {peer.name for peer in (NCHAN, BARE, *USUAL)} <= {claim.peer for claim in claims}
     assert len(json.loads(as_json(claims, {}))["claims"]) == len(claims) == len(table(claims).splitlines()) - 2
+
+
+def test_few_subscribers_are_looked_at_before_each_of_the_others_and_all_looks_count() -> None:
+    looks = iter((100.0, 300.0, 500.0))
+
+    class OnPaper(delivery.Stage):
+        """Each look finds us faster; the other one stays the same."""
+
+        def against(self, peers: Sequence[Peer], number: int, in_flight: int = 4) -> Iterator[delivery.Match]:
+            ours = [Turn(next(looks), 1.0)]
+            return (delivery.Match(peer.name, f"{number}", "", ours, [Turn(1_000.0, 1.0)]) for peer in peers)
+
+    others = [[Claim(name, "", 0.0)] for name in ("a", "b", "c")]
+    claims = delivery._between(OnPaper(0, 0, "", 1, 1.0), {100: 1.0, 1_000: 1.2}, others)
+    assert [claim.name for claim in claims] == ["delivery to 100"] * 3 + ["a", "b", "c"]
+    assert [claim.ours for claim in claims[:3:2]] == [300.0, 300.0]
+    assert [claim.ratio for claim in claims[:3:2]] == [0.3, 0.3]
 
 
 def test_a_subscriber_that_waits_for_its_turn_answers_the_pings_of_a_websocket() -> None:
@@ -83,12 +101,22 @@ def test_what_may_be_at_most_so_large_is_judged_by_that() -> None:
 
 
 @pytest.mark.parametrize(
-    ("taken", "patience_s", "counted"),
-    [((0, 50, 0, 0), 9, [0, 2, 3]), ((50, 0, 30), 0, [1, 2, 0]), ((1, 0, 2), 9, [1, 0, 2])],
-    ids=["disturbed", "out of patience", "calm"],
+    ("taken", "patience_s", "share", "counted"),
+    [
+        ((0, 50, 0, 0), 9, 1, [0, 2, 3]),
+        ((50, 0, 30), 0, 1, [1, 2, 0]),
+        ((50, 0, 30), 9, 0, [1, 2, 0]),
+        ((1, 0, 2), 9, 1, [1, 0, 2]),
+    ],
+    ids=["disturbed", "out of patience", "without a share of it", "calm"],
 )
 def test_rounds_that_others_disturbed_are_made_up_for(
-    taken: tuple[int, ...], patience_s: float, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taken: tuple[int, ...],
+    patience_s: float,
+    share: float,
+    counted: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stat, used, stolen, shares = tmp_path / "stat", 0, 0, iter((0, *taken))
 
@@ -103,7 +131,7 @@ def test_rounds_that_others_disturbed_are_made_up_for(
     measure()
     monkeypatch.setattr(steal, "STAT", stat)
     monkeypatch.setattr(steal, "PATIENCE_S", patience_s)
-    assert steal.calm(3, measure) == counted
+    assert steal.calm(3, measure, share) == counted
 
 
 def test_all_that_was_measured_in_calm_counts_and_at_least_so_much_as_is_wanted() -> None:
