@@ -33,6 +33,12 @@ def pinned(core: int) -> list[str]:
     return ["taskset", "-c", str(core)] if (os.cpu_count() or 1) > 1 and shutil.which("taskset") else []
 
 
+def yielding() -> list[str]:
+    """A command prefix for who shares a core: it runs when the others there rest or have had their time, and does not
+    interrupt them as it wakes up (SCHED_BATCH in sched(7))."""
+    return ["chrt", "--batch", "0"] if shutil.which("chrt") else []
+
+
 @contextmanager
 def on_client_core() -> Iterator[None]:
     """Keeps the load client, and what it starts without a pin of its own, off the server's core."""
@@ -78,12 +84,13 @@ def redis_path() -> str:
 def redis_server(*, core: int = CLIENT_CORE, fsync: str = "everysec") -> Iterator[int]:
     """A Redis with an append-only file, with the settings that `trunkline up` gives it; yields its port.
 
-    The system's, as in production, where there is one: the bundled 6.2 needs a quarter more for our scripts.
+    The system's, as in production, where there is one: the bundled 6.2 needs a quarter more for our scripts. It does
+    not interrupt the load client, with which it has to share a core here.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = [
-            *pinned(core), redis_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", directory,
+            *pinned(core), *yielding(), redis_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", directory,
             "--appendonly", "yes", "--appendfsync", fsync, "--save", "",
         ]  # fmt: skip
         with child(command):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
-from benchmarks import answers, append, delivery, steal
+from benchmarks import answers, append, delivery, servers, steal
 from benchmarks.peers import BARE, NCHAN, USUAL, Peer
 from benchmarks.report import Claim, as_json, table
 from benchmarks.subscribers import MARK, Subscribers, Turn
@@ -32,6 +34,12 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds that others disturb are not made up for, nor waited after: nobody looks at the figures."""
     monkeypatch.setattr(steal, "PATIENCE_S", 0)
     monkeypatch.setattr(steal, "PAUSE_S", 0)
+
+
+@pytest.mark.skipif(shutil.which("chrt") is None, reason="chrt is not installed")
+def test_redis_does_not_interrupt_the_client_whose_core_it_shares() -> None:
+    with servers.redis_server() as port, Redis(port=port) as redis:
+        assert os.sched_getscheduler(redis.info("server")["process_id"]) == os.SCHED_BATCH
 
 
 @pytest.mark.slow
