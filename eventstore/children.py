@@ -47,7 +47,7 @@ def spawn(
         pass_fds=pass_fds,
         env=env,
         start_new_session=True,
-        preexec_fn=_die_with_parent(),
+        preexec_fn=dying_with_parent(),
     )
 
 
@@ -93,7 +93,8 @@ async def gone(child: subprocess.Popen[bytes], limit_s: float) -> None:
         await asyncio.wait_for(ended(child), KILL_LIMIT_S)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def dying_with_parent() -> Callable[[], None] | None:
+    """For `preexec_fn`: see `spawn`. None where the system cannot do that."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child of a threaded process may not take locks

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from eventstore.children import dying_with_parent
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreUnavailable
 from eventstore.servers import pipe_to
@@ -32,7 +33,8 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
         f'sentinel auth-user main app\nsentinel auth-pass main "{OF_REDIS}"\n'
     )
-    with subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL) as sentinel:
+    command = [binary, str(file), "--sentinel"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying_with_parent()) as sentinel:
         yield port
         sentinel.kill()
     master.stop()

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from eventstore.children import dying_with_parent
 from tests.support.product import free_port
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx.conf"
@@ -35,7 +36,7 @@ def nginx(directory: Path, upstreams: Sequence[int]) -> Iterator[str]:
     (directory / "nginx.conf").write_text(re.sub("/dev/stdout", f"{directory}/access.log", text))
     own = "user root;" if os.geteuid() == 0 else ""  # workers must reach the test's directory
     command = [program, "-c", str(directory / "nginx.conf"), "-e", "stderr", "-g", f"daemon off;{own}"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying_with_parent())
     try:
         _wait_until_listening(process, f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from eventstore.children import dying_with_parent
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 
 START_S = 30.0
@@ -62,6 +63,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=handle,
+            preexec_fn=dying_with_parent(),
         )
         os.close(handle)
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from eventstore import torn_file
+from eventstore.children import dying_with_parent
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
@@ -103,7 +104,13 @@ class RedisServer:
             *self._more,
         ]
         # Signals stay as Python has them: a full disk is played by a limit on file sizes, whose signal it ignores.
-        self._process = subprocess.Popen(command, env=self._env, stdin=subprocess.DEVNULL, restore_signals=False)
+        self._process = subprocess.Popen(
+            command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            restore_signals=False,
+            preexec_fn=dying_with_parent(),  # also where a test run is broken off
+        )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
+from eventstore.children import dying_with_parent
 from eventstore.connection import Pipe, pool_for
 from eventstore.errors import StoreError
 from tests.support.redis_servers import RedisServer, free_port
@@ -106,7 +107,8 @@ def sentinel_of(binary: str, master: RedisServer) -> Iterator[int]:
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {SERVICE} {AGAIN_MS}\n"
         )
-        with subprocess.Popen([binary, str(file), "--sentinel"], stdin=subprocess.DEVNULL) as sentinel:
+        command = [binary, str(file), "--sentinel"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=dying_with_parent()) as sentinel:
             try:
                 yield port
             finally:
