@@ -57,6 +57,15 @@ def load_script(name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
+class _Failed:
+    """An attempt to connect that did not succeed; told from others by identity."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
 class Pipe:
     """One multiplexed connection. Any number of tasks may call it; a call fails with StoreUnavailable when the
     connection breaks or nothing is heard for `timeout_s`, and is never repeated here.
@@ -75,6 +84,7 @@ class Pipe:
         """None as well over a connection without a socket (fakeredis)."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Lock | None = None
+        self._failed = _Failed("")
         self._outgoing: list[bytes] = []
         self._flush_scheduled = False
         self._closed = False
@@ -219,9 +229,12 @@ class Pipe:
             raise StoreUnavailable("the connection to Redis was closed")
         if self._connecting is None:
             self._connecting = asyncio.Lock()
+        failed = self._failed
         async with self._connecting:
             if self._connection is not None:
                 return
+            if self._failed is not failed:  # what this caller waited for: else each would try, one after the other
+                raise StoreUnavailable(self._failed.why)
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 async with _timeout(CONNECT_TIMEOUT_S):
@@ -231,7 +244,8 @@ class Pipe:
                         await connection.read_response()
             except (RedisError, OSError, TimeoutError) as error:
                 await connection.disconnect(nowait=True)
-                raise StoreUnavailable(f"Redis does not answer: {error}") from error
+                self._failed = _Failed(f"Redis does not answer: {error}")
+                raise StoreUnavailable(self._failed.why) from error
             self._connection = connection
             if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
                 self._take_over(connection._writer.transport)

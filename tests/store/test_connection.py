@@ -157,6 +157,26 @@ async def test_calls_fail_fast_while_the_server_is_dead_and_work_after_its_resta
         await assert_invariants(pipe)
 
 
+async def test_all_who_wait_for_a_connection_fail_with_it(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        own_server.pause()
+        async with asyncio.timeout(FAST_S):
+            replies = await asyncio.gather(*[pipe.call("PING") for _ in range(16)], return_exceptions=True)
+        assert all(isinstance(reply, StoreUnavailable) for reply in replies), replies
+        own_server.resume()
+        assert await asyncio.gather(*[pipe.call("PING") for _ in range(16)]) == [b"PONG"] * 16
+
+
+async def test_who_waits_for_another_one_that_is_cancelled_connects_itself(own_server: RedisServer) -> None:
+    async with pipe_to(own_server.url) as pipe:
+        own_server.pause()
+        first, second = [asyncio.create_task(pipe.call("PING")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        first.cancel()
+        own_server.resume()
+        assert await second == b"PONG"
+
+
 async def test_calls_in_flight_fail_when_the_server_dies(own_server: RedisServer) -> None:
     async with pipe_to(own_server.url) as pipe:
         await pipe.call("PING")
