@@ -64,6 +64,7 @@ async def subscription(request: web.Request, caller: Caller, asked: Asked) -> Su
     acknowledges = start.gap is None and resume.last_seen(request) is not None
     opened = await consumers.open(caller.org, name, _text(request, asked), start.position, acknowledges=acknowledges)
     consumer = _accepted(name, opened)
+    await log.confirm(caller.org)  # a failover that lost it would have its next opening begin at the end
     if known is not None and start.gap is None:  # it may have been reset meanwhile
         start = start._replace(position=min(start.position, consumer.position))
     return Subscription(msgspec.json.decode(consumer.filter, type=Asked).filter, start, consumer)

@@ -43,6 +43,7 @@ async def acknowledge(request: web.Request) -> web.Response:
     if not await resume.survives(request.app[LOG], caller.org, position):
         raise resume.unknown("position", position)
     acknowledged = await request.app[CONSUMERS].acknowledge(caller.org, name, position)
+    await request.app[LOG].confirm(caller.org)
     return _answer(acknowledged if isinstance(acknowledged, Consumer) else None, name)
 
 
@@ -54,13 +55,17 @@ async def reset(request: web.Request) -> web.Response:
     start = await resume.start(request.app[LOG], caller.org, wanted)
     if start.gap is not None and start.gap.reason != "trimmed":
         raise resume.unknown("position", start.gap.requested)
-    return _answer(await request.app[CONSUMERS].reset(caller.org, name, start.position), name)
+    consumer = await request.app[CONSUMERS].reset(caller.org, name, start.position)
+    await request.app[LOG].confirm(caller.org)
+    return _answer(consumer, name)
 
 
 async def delete(request: web.Request) -> web.Response:
     """204; its connection ends."""
     caller, name = await admit(request, "events:read"), request.match_info["name"]
-    if not await request.app[CONSUMERS].delete(caller.org, name):
+    deleted = await request.app[CONSUMERS].delete(caller.org, name)
+    await request.app[LOG].confirm(caller.org)  # also for who asks again: a failover must not bring it back
+    if not deleted:
         return _answer(None, name)
     return web.Response(status=204)
 

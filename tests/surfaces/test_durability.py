@@ -100,6 +100,27 @@ async def test_a_key_is_made_and_revoked_once_the_replica_knows(pair: Pair) -> N
         assert (await http.delete(f"/v1/api-keys/{made['id']}")).status_code == 404
 
 
+async def test_a_consumer_is_opened_and_moved_once_the_replica_knows(pair: Pair) -> None:
+    position = (await pair.stack.say(1))[0]
+    await pair.stack.say(1)
+    wanted = {"Accept": "application/x-ndjson"}
+    async with pair.stack.http() as http:
+        async with http.stream("GET", "/v1/events/stream?consumer=old", headers=wanted) as opened:
+            assert opened.status_code == 200
+        pair.replica.pause()
+        async with asyncio.timeout(5 * IN_TIME_S):
+            answers = [
+                await http.get("/v1/events/stream?consumer=new", headers=wanted),
+                await http.post("/v1/consumers/old", json={"position": position}),
+                await http.post("/v1/consumers/old/reset", json={"position": "0"}),
+                *[await http.delete("/v1/consumers/old") for _ in range(2)],
+            ]
+        assert [answer.status_code for answer in answers] == [503] * 5
+        pair.replica.resume()
+        assert (await http.delete("/v1/consumers/old")).status_code == 404
+        assert (await http.post("/v1/consumers/new", json={"position": position})).status_code == 200
+
+
 async def test_commands_end_well_once_the_replica_knows(pair: Pair) -> None:
     async def ran(*arguments: str) -> tuple[int, str, str]:
         env = {
