@@ -125,9 +125,11 @@ if not clock[1] and call('EXISTS', KEYS[1]) + call('EXISTS', prefix .. 'tok') > 
   end
 end
 local now
+local stride = 1 -- by chance, where the clock stands behind: after an older copy is restored, no id names another event
 if ARGV[1] == '' then
   local time = call('TIME')
   now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if now < ms then stride = time[2] + 1 end
 else
   now = tonumber(ARGV[1])
 end
@@ -147,7 +149,7 @@ for i = 1, n_events do
   local at = 9 + (i - 1) * 10
   local kind, conversation, on_lane = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local run, cause = ARGV[at + 6], ARGV[at + 7]
-  if now > ms then ms, sq = now, 0 else sq = sq + 1 end
+  if now > ms then ms, sq = now, 0 else sq = sq + stride end
   ms_text, sq_text = format(INT, ms), format(INT, sq)
   local id = ms_text .. '-' .. sq_text
   positions[i] = id

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventstore import codec
+from eventstore import codec, keys
 from eventstore.append import (
     DELTA_RETENTION_MS,
     FINISH,
@@ -409,6 +409,22 @@ async def test_a_lost_record_of_a_log_without_facts_is_read_off_its_deltas(store
 
 
 # What is written
+
+
+async def test_what_is_written_behind_the_logs_clock_has_ids_that_no_lost_event_had(store: Store) -> None:
+    """Two organizations stand for the life that was lost and the one that goes on from the backup."""
+    log, future = Log(store.pipe), await Lanes(store.pipe, "").now_ms() + 3_600_000
+    lives = []
+    for org in (ACME, OrgId("acme-restored")):
+        await store.pipe.call("HSET", keys.of(org).meta, "ms", future, "sq", 7)
+        life = [
+            at for _ in range(3) for at in written(await log.append(org, Append(events=[fact(), fact()]))).positions
+        ]
+        assert life == sorted(set(life))
+        assert {at.ms for at in life} == {future}
+        assert life[0].seq > 7
+        lives.append(set(life))
+    assert not lives[0] & lives[1]
 
 
 async def test_the_servers_own_clock_is_used_when_none_is_given(store: Store) -> None:
