@@ -16,6 +16,7 @@ from edges.app_keys import (
     CONSUMERS,
     DEFAULT_NAME,
     DEVELOPMENT,
+    DRAINING,
     ENGINE,
     JWTS,
     LIMITS,
@@ -110,7 +111,7 @@ def build(settings: EdgeSettings) -> web.Application:
     if settings.jwt is not None:
         app[JWTS] = Jwts(settings.jwt)
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS], settings.pace.lifetime_s), InFlight()
-    app[STARTED] = time.monotonic()
+    app[STARTED], app[DRAINING] = time.monotonic(), lambda: app[STREAMS].draining
     for module in (*DIALECTS, *WEBHOOK_SOURCES, health):
         app.add_routes(module.ROUTES)
     app.on_response_prepare.append(limits.add_headers)

@@ -65,3 +65,5 @@ DEFAULT_NAME = web.AppKey("default_name", str)
 """What the default organization is called: all that is known of one while Redis is away."""
 STARTED = web.AppKey("started", float)
 """When this process began to serve (monotonic seconds)."""
+DRAINING: web.AppKey[Callable[[], bool]] = web.AppKey("draining")
+"""Whether this process is coming to its end: it takes nothing new."""

@@ -11,8 +11,7 @@ from typing import Any
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from edges.app_keys import LOG, PRESENCE, STARTED
-from edges.open_streams import STREAMS
+from edges.app_keys import DRAINING, LOG, PRESENCE, STARTED
 from eventstore.errors import StoreError
 from eventstore.presence import Present
 
@@ -27,7 +26,7 @@ async def live(request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """Every dependency with its state; 503 while one is down, and while this process drains."""
     redis, workers = await _redis(request), await _workers(request)
-    good = redis["state"] == "ok" and bool(workers) and not request.app[STREAMS].draining
+    good = redis["state"] == "ok" and bool(workers) and not request.app[DRAINING]()
     body = {
         "status": "ready" if good else "unready",
         "dependencies": {

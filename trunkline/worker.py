@@ -93,7 +93,8 @@ async def _work(settings: Settings, metrics_port: int | None, shards: Sequence[i
         timers = Timers(services, Organizations(pipe), Leases(pipe, owner), JOBS)
         runner = Runner(services, lanes, blocking, presence=Presence(pipe))
         if metrics_port is not None:
-            await stack.enter_async_context(serving_health(services.log, Presence(pipe), metrics_port))
+            health = serving_health(services.log, Presence(pipe), metrics_port, runner.is_stopping)
+            await stack.enter_async_context(health)
         settle_memory()
         await _until_cancelled(runner, timers)
 

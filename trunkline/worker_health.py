@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from edges import health
-from edges.app_keys import LOG, PRESENCE, STARTED
+from edges.app_keys import DRAINING, LOG, PRESENCE, STARTED
 from eventstore.log import Log
 from eventstore.presence import Presence
 from trunkline.errors import StartError
@@ -19,9 +19,12 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another machine
 
 
 @asynccontextmanager
-async def serving_health(log: Log, presence: Presence, port: int) -> AsyncIterator[None]:
+async def serving_health(
+    log: Log, presence: Presence, port: int, is_stopping: Callable[[], bool]
+) -> AsyncIterator[None]:
     app = web.Application()
     app[LOG], app[PRESENCE], app[STARTED] = log, presence, time.monotonic()
+    app[DRAINING] = is_stopping
     app.add_routes([route for route in health.ROUTES if route.path in PATHS])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -88,6 +88,9 @@ class Runner:
         self._stopping.set()
         self._freed.set()
 
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
     async def run(self) -> None:
         """Until `stop`, and until every lane is finished or handed back."""
         await self._join()

@@ -17,6 +17,7 @@ from edges.app_keys import (
     CAPS,
     DEFAULT_NAME,
     DEVELOPMENT,
+    DRAINING,
     ENGINE,
     JWTS,
     LIMITS,
@@ -95,6 +96,7 @@ async def serving(
     app[QUOTA] = UNLIMITED if development else quota
     app[TICKETS], app[CAPS], app[PACE] = Tickets(pipe), Caps(), Pace()
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS]), InFlight()
+    app[DRAINING] = lambda: app[STREAMS].draining
     if jwt is not None:
         app[JWTS] = Jwts(jwt, clock=clock)
     app.add_routes(routes)
