@@ -12,8 +12,9 @@ from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from edges.app_keys import DRAINING, LOG, PRESENCE, STARTED
-from eventstore.errors import StoreError
+from eventstore.errors import StoreError, WritesRefused
 from eventstore.presence import Present
+from eventstore.write_probe import check_writes
 
 CHECK_S = 1.0
 
@@ -24,15 +25,14 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Every dependency with its state; 503 while one is down, and while this process drains."""
+    """Every dependency with its state; 503 while one is down or refuses writes, and while this process drains."""
     redis, workers = await _redis(request), await _workers(request)
     good = redis["state"] == "ok" and bool(workers) and not request.app[DRAINING]()
     body = {
         "status": "ready" if good else "unready",
         "dependencies": {
             "redis": redis,
-            "workers": {"state": "ok" if workers else "none" if workers is not None else "unknown"}
-            | {"alive": len(workers or ())},
+            "workers": {"state": _state(workers, redis), "alive": len(workers or ())},
         },
         "models": sorted({worker.info["model"] for worker in workers or () if "model" in worker.info}),
     }
@@ -56,7 +56,9 @@ async def _redis(request: web.Request) -> dict[str, Any]:
     begun = time.monotonic()
     try:
         async with asyncio.timeout(CHECK_S):
-            await request.app[LOG].pipe.everywhere("PING")
+            await check_writes(request.app[LOG].pipe)
+    except WritesRefused:
+        return {"state": "read-only"}
     except (StoreError, TimeoutError):
         return {"state": "unavailable"}
     return {"state": "ok", "latency_ms": round((time.monotonic() - begun) * 1000, 1)}
@@ -69,6 +71,13 @@ async def _workers(request: web.Request) -> list[Present] | None:
             return await request.app[PRESENCE].alive()
     except (StoreError, TimeoutError):
         return None
+
+
+def _state(workers: list[Present] | None, redis: dict[str, Any]) -> str:
+    """A worker that cannot leave word is missed, and may be well."""
+    if workers:
+        return "ok"
+    return "none" if workers is not None and redis["state"] == "ok" else "unknown"
 
 
 @lru_cache(maxsize=1)

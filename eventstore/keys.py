@@ -41,6 +41,11 @@ def parked(shard: int) -> str:
     return f"tl:{{s{shard:02d}}}:parked"
 
 
+def probe(shard: int) -> str:
+    """Never exists: a write to it that writes nothing tells whether the shard's server takes any."""
+    return f"tl:{{s{shard:02d}}}:probe"
+
+
 class OrgKeys:
     """The keys of one organization."""
 

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 from edges.webhooks import WEBHOOK_SOURCES
 from eventstore.connection import Pipe
-from eventstore.errors import StoreError
+from eventstore.errors import StoreError, WritesRefused
 from eventstore.organizations import Organization, Organizations
-from eventstore.presence import Presence
+from eventstore.presence import TTL_S, Presence
 from eventstore.provider_settings import Providers, ProviderSettings
 from eventstore.schema import OrgId
+from eventstore.write_probe import check_writes
 from trunkline.errors import StartError
 from trunkline.process import run
 from trunkline.secret_key import with_secret_key
@@ -72,9 +73,14 @@ async def _examine(settings: Settings, org: str | None) -> Report:
 async def _redis(pipe: Pipe, url: str) -> Finding:
     """The worst of all servers that hold a part of the store."""
     worse = ("ok", "warning", "failed")
-    return max(
+    worst = max(
         (_server(info, url) for info in await pipe.everywhere("INFO")), key=lambda found: worse.index(found.state)
     )
+    try:
+        await check_writes(pipe)
+    except WritesRefused as error:
+        return Finding("redis", "failed", f"{worst.detail}; it refuses writes: {error}")
+    return worst
 
 
 def _server(info: bytes, url: str) -> Finding:
@@ -85,15 +91,13 @@ def _server(info: bytes, url: str) -> Finding:
     detail = f"{told.get('redis_version', '?')} at {shown(url)}, {kept}, eviction policy {policy}"
     if policy not in ("noeviction", "unknown"):
         return Finding("redis", "failed", f"{detail}: it would throw events away")
-    if keeps and told.get("aof_last_write_status", "ok") != "ok":
-        return Finding("redis", "failed", f"{detail}: its last write failed")
     return Finding("redis", "ok" if keeps else "warning", detail)
 
 
 async def _workers(pipe: Pipe) -> list[Finding]:
     alive = await Presence(pipe).alive()
     if not alive:
-        return [Finding("workers", "failed", "none is alive: inputs are kept, and nobody works on them")]
+        return [Finding("workers", "failed", f"none has left word for {TTL_S:g} s: nobody works on inputs")]
     models = sorted({worker.info.get("model", "unknown") for worker in alive})
     return [Finding("workers", "ok", f"{len(alive)} alive"), Finding("model", "ok", ", ".join(models))]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+from eventstore.connection import Pipe, pool_for
 from tests.support.product import Command, Up
+from tests.support.redis_servers import lasting_server
 from tests.support.twilio_api import ACCOUNT, NUMBER, TOKEN
 
 SECRETS = {"TWILIO_AUTH_TOKEN": TOKEN, "GROQ_API_KEY": "gsk-secret", "OPENAI_API_KEY": "sk-secret"}
@@ -38,6 +41,19 @@ def test_what_does_not_work_is_named_without_its_secrets() -> None:
     ]
     assert not told["ok"]
     assert not [secret for secret in (*SECRETS.values(), "redis-secret") if secret in json.dumps(told)]
+
+
+def test_a_redis_that_refuses_writes_is_named_with_its_own_reason() -> None:
+    async def fill(url: str) -> None:
+        pipe = Pipe(pool_for(url))
+        await pipe.call("CONFIG", "SET", "maxmemory", "1")
+        await pipe.close()
+
+    with lasting_server() as redis:
+        asyncio.run(fill(redis.url))
+        checks, told = examined("--redis-url", redis.url, code=1)
+    assert checks["redis"] == "failed"
+    assert "; it refuses writes: OOM " in told["checks"][0]["detail"]
 
 
 def examined(*arguments: str, code: int, env: dict[str, str] | None = None) -> tuple[dict[str, str], dict[str, Any]]:

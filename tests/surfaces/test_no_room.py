@@ -15,6 +15,7 @@ from edges.app_keys import Quota
 from eventstore import keys
 from eventstore.connection import Pipe, pool_for
 from eventstore.log import Log
+from eventstore.presence import Presence
 from eventstore.schema import ORIGIN
 from tests.support.invariants import assert_invariants
 from tests.support.redis_servers import RedisServer, bundled_binary, system_binary
@@ -76,9 +77,11 @@ async def refuses_and_recovers(
     async with stack.http(key) as http, stack.open("/v1/events/stream?after=0", key) as live:
         before = await until(http, 201)
         assert (await custom(live)).id == before.json()["positions"][0]
+        assert await health(http) == (200, 503, "ok", "none")
         await no_more()
         refused = await until(http, 503)
         assert refused.headers["Retry-After"] == "1"
+        assert await health(http) == (503, 503, "read-only", "unknown")
         listed = await http.get("/v1/events")
         assert listed.status_code == 200
         async with stack.open("/v1/events/stream?after=0", key) as late:
@@ -87,6 +90,8 @@ async def refuses_and_recovers(
         after = await until(http, 201)
         while (await custom(live)).id != after.json()["positions"][0]:
             pass
+        await Presence(stack.pipe).beat("worker", {})
+        assert await health(http) == (200, 200, "ok", "ok")
     await assert_invariants(stack.pipe, ACME)
 
 
@@ -99,6 +104,13 @@ async def until(http: httpx.AsyncClient, status: int) -> httpx.Response:
                 return posted
             assert posted.status_code in (201, 503), posted.text
             await asyncio.sleep(0.02)
+
+
+async def health(http: httpx.AsyncClient) -> tuple[int, int, str, str]:
+    """The statuses of both health checks, and the states of Redis and of the workers."""
+    whole, ready = await http.get("/api/health"), await http.get("/health/ready")
+    states = [ready.json()["dependencies"][name]["state"] for name in ("redis", "workers")]
+    return whole.status_code, ready.status_code, states[0], states[1]
 
 
 async def custom(client: StreamClient) -> Frame:
