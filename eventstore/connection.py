@@ -335,5 +335,14 @@ def _values(arguments: Sequence[Argument] | Framed) -> Sequence[Argument]:
 
 
 def pool_for(url: str) -> redis.ConnectionPool:
-    """Connections as the log needs them: no silent retries, RESP2, and a short time to connect."""
-    return redis.ConnectionPool.from_url(url, **CONNECT_OPTIONS)
+    """Connections as the log needs them: no silent retries, RESP2, and a short time to connect. ValueError if the
+    address has a parameter that they do not take."""
+    pool = redis.ConnectionPool.from_url(url, **CONNECT_OPTIONS)
+    try:
+        pool.make_connection()  # type: ignore[no-untyped-call]
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(.+?)'", str(error))
+        raise ValueError(f"{url.partition(':')[0]}:// has no parameter {unknown[1] if unknown else error}") from error
+    except RedisError as error:
+        raise ValueError(str(error)) from error
+    return pool

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from collections.abc import Mapping, Sequence
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import redis.asyncio as redis
+from redis.asyncio.connection import to_bool
 
 from eventstore.cluster import ClusterPipe
 from eventstore.connection import Pipe, Script, pool_for
@@ -23,8 +23,9 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
     `redis://host:port/db`, `rediss://…` (TLS), `unix:///path`
     `redis+sentinel://host:port,host:port/service/db`, and `rediss+sentinel://` where the masters speak TLS
     `redis+cluster://host:port,host:port`, `rediss+cluster://…`: any of its nodes, better several
-    User and password (`user:password@`) are those of the Redis servers; Sentinels that want one are given theirs by
-    `?sentinel_username=…&sentinel_password=…`.
+    User, password (`user:password@`) and the query (`?ssl_ca_certs=…`, as redis-py reads it) are those of the Redis
+    servers. Sentinels are given their own by `?sentinel_username=…&sentinel_password=…`; with `sentinel_ssl=true` they
+    speak TLS, with the same `ssl_…`.
     """
     parts = split(url)
     scheme, _, kind = parts.scheme.partition("+")
@@ -32,7 +33,7 @@ def pipe_to(url: str, scripts: Sequence[Script] = (), *, timeout_s: float = 2.0)
         case "":
             return Pipe(pool_for(url), scripts, timeout_s=timeout_s)
         case "sentinel":
-            return MasterPipe(_master_of(parts, tls=scheme == "rediss"), scripts, timeout_s=timeout_s)
+            return MasterPipe(_master_of(parts, scheme), scripts, timeout_s=timeout_s)
         case "cluster":
             user, at, _ = parts.netloc.rpartition("@")
 
@@ -58,19 +59,26 @@ async def check_kind(pipe: Pipe) -> None:
         raise StoreMisconfigured("it is a node of a Redis Cluster: its address begins with redis+cluster://")
 
 
-def _master_of(parts: SplitResult, *, tls: bool) -> redis.ConnectionPool:
+def _master_of(parts: SplitResult, scheme: str) -> redis.ConnectionPool:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("expected redis+sentinel://host:port,host:port/service")
     user, _, password = parts.netloc.rpartition("@")[0].partition(":")
-    options: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password) or None}
-    if db:
-        options["db"] = int(db)
-    if tls:
-        options["ssl"] = True
-    asked = dict(parse_qsl(parts.query))
-    own = {name: asked.get(f"sentinel_{name}") for name in ("username", "password")}
-    return master_pool(_addresses(parts, SENTINEL_PORT), own, service, options)
+    asked = {"username": unquote(user), "password": unquote(password), "db": db, **dict(parse_qsl(parts.query))}
+    own = {name: asked.pop(f"sentinel_{name}", "") for name in ("username", "password")}
+    if to_bool(asked.pop("sentinel_ssl", "")):
+        tls = {name: value for name, value in asked.items() if name.startswith("ssl_")}
+        sentinels = _pool("rediss", {**own, **tls})
+        if scheme == "redis":  # which takes none of them
+            asked = {name: value for name, value in asked.items() if name not in tls}
+    else:
+        sentinels = _pool("redis", own)
+    return master_pool(_addresses(parts, SENTINEL_PORT), sentinels, service, _pool(scheme, asked))
+
+
+def _pool(scheme: str, query: Mapping[str, str]) -> redis.ConnectionPool:
+    """Of connections that differ in where they lead to."""
+    return pool_for(f"{scheme}://?{urlencode(query)}")
 
 
 def _addresses(parts: SplitResult, default_port: int) -> list[Address]:

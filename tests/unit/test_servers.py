@@ -23,6 +23,8 @@ SEED = ("10.0.0.1", 6379)
         ("unix:///run/redis.sock", Pipe),
         ("redis+sentinel://a:26379,b:26379/main", MasterPipe),
         ("rediss+sentinel://user:secret@a,b/main/2", MasterPipe),
+        ("rediss+sentinel://a/main?ssl_ca_certs=ca.crt&ssl_check_hostname=no&socket_timeout=1", MasterPipe),
+        ("redis+sentinel://a/main?sentinel_ssl=true&ssl_ca_certs=ca.crt", MasterPipe),
         ("redis+cluster://a:6379,b:6379,[::1]:6379", ClusterPipe),
     ],
 )
@@ -33,6 +35,23 @@ def test_an_address_names_one_server_a_sentinels_master_or_a_cluster(url: str, k
 @pytest.mark.parametrize("url", ["redis+sentinel://a:26379", "redis+other://a", "http://a"])
 def test_an_address_that_names_none_of_them_is_said_so(url: str) -> None:
     with pytest.raises(ValueError, match="redis"):
+        pipe_to(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "unknown"),
+    [
+        ("redis://a?nonsense=1", "nonsense"),
+        ("redis://a?ssl_ca_certs=ca.crt", "ssl_ca_certs"),
+        ("redis+sentinel://a/main?nonsense=1", "nonsense"),
+        ("redis+sentinel://a/main?sentinel_nonsense=1", "sentinel_nonsense"),
+        ("redis+sentinel://a/main?ssl_ca_certs=ca.crt", "ssl_ca_certs"),
+        ("rediss+sentinel://a/main?ssl_cert_reqs=nonsense", "nonsense"),
+        ("redis+sentinel://a/main/nonsense", "db"),
+    ],
+)
+def test_a_parameter_that_nobody_knows_is_refused(url: str, unknown: str) -> None:
+    with pytest.raises(ValueError, match=rf"\b{unknown}\b"):
         pipe_to(url)
 
 
