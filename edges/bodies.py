@@ -1,18 +1,29 @@
-"""Request bodies: read up to a cap, and parsed as JSON whatever their Content-Type says."""
+"""Request bodies: read up to a cap and for a limited time, and parsed as JSON whatever their Content-Type says."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import pydantic
+import structlog
 from aiohttp import web
 
 from edges.errors import ApiError
+from edges.pace import PACE
 
 MAX_BODY_BYTES = 1024 * 1024
+SLOWEST = 8 * 1024
+"""Bytes for which a body gets one more second beyond `Pace.body_s`: 64 kbit/s, a phone on a bad line. A fixed time is
+too short for 1 MiB on such a line, or too long for whoever only keeps a connection."""
+MOST_S = 120.0
+"""For the whole body, however large: a client that says little at the right speed must not stay for hours."""
+READ_ON_S = 1.0
+"""After 408, before the connection is closed: what comes later resets it, and an answer that was not read yet is lost.
+aiohttp's own ten seconds are as many more for whoever only keeps a connection."""
 MAX_DEPTH = 64
 MAX_FAULTS = 5
 
@@ -38,15 +49,29 @@ async def raw_body(request: web.Request, max_bytes: int = MAX_BODY_BYTES) -> byt
         return content.read_nowait()
     if (request.content_length or 0) > max_bytes:
         raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    while not content.at_eof():
-        chunk = await content.readany()
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    pieces: list[bytes] = []
+    await receive(request, pieces.append, max_bytes)
+    return b"".join(pieces)
+
+
+async def receive(request: web.Request, take: Callable[[bytes], object], max_bytes: int) -> int:
+    """Gives the body to `take` in pieces as they come; how many bytes it had. 408 for one that comes too slowly."""
+    content, patience_s, size = request.content, request.app[PACE].body_s, 0
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    try:
+        async with asyncio.timeout(patience_s) as limit:
+            while not content.at_eof():
+                piece = await content.readany()
+                size += len(piece)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                take(piece)
+                limit.reschedule(begun + min(patience_s + size / SLOWEST, MOST_S))
+    except TimeoutError as error:
+        loop.call_later(READ_ON_S, content.set_exception, error)  # ends aiohttp's waiting for the rest
+        raise _too_slow(request, size) from None
+    return size
 
 
 async def parse_body(request: web.Request, model: type[M], max_bytes: int = MAX_BODY_BYTES) -> Parsed[M]:
@@ -138,6 +163,13 @@ def _malformed(why: str) -> ApiError:
 
 def _too_deep() -> ApiError:
     return ApiError(400, "INVALID_JSON", f"the body is nested more than {MAX_DEPTH} levels deep")
+
+
+def _too_slow(request: web.Request, size: int) -> ApiError:
+    logger = structlog.get_logger(__name__)
+    logger.info("a body came too slowly", method=request.method, path=request.path, received_bytes=size)
+    message = f"the body comes too slowly: {size} bytes until now"
+    return ApiError(408, "TIMEOUT", message, {"Connection": "close"})
 
 
 def _too_large(max_bytes: int) -> ApiError:

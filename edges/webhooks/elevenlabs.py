@@ -18,7 +18,7 @@ from aiohttp import web
 
 from edges import call_reports
 from edges.app_keys import DEFAULT_NAME, PROVIDERS
-from edges.bodies import json_object, raw_body
+from edges.bodies import json_object, raw_body, receive
 from edges.errors import ApiError
 from edges.in_flight import IN_FLIGHT, InFlight
 from edges.lenient import part, parts, seconds, text
@@ -53,7 +53,6 @@ MAX_SPOOLED_BYTES = 512 * 1024 * 1024
 """Of all bodies that are arriving in this process; nobody has been asked for a signature yet."""
 IN_MEMORY_BYTES = 256 * 1024
 CHUNK_BYTES = 256 * 1024
-UPLOAD_S = 120.0
 
 AUDIO = re.compile(rb'\s*\{\s*"type"\s*:\s*"[a-z_]*audio"')
 UNANSWERED = {"busy": "busy", "no-answer": "no-answer"}
@@ -121,17 +120,13 @@ async def _check_secret(request: web.Request, organization: Organization) -> Non
         raise ApiError(401, "BAD_SECRET", f"the header {header} does not hold the configured secret")
 
 
-async def post_call(request: web.Request, upload_s: float = UPLOAD_S) -> web.Response:
+async def post_call(request: web.Request) -> web.Response:
     with (
         counting("elevenlabs") as counted,
         _Room(request.app[IN_FLIGHT]) as room,
         SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as spool,
     ):
-        try:
-            async with asyncio.timeout(upload_s):
-                size = await _spool(request, spool, room)
-        except TimeoutError:
-            raise ApiError(408, "TIMEOUT", f"the body has not arrived within {upload_s:g} s") from None
+        size = await _spool(request, spool, room)
         body = _parse(spool, size)
         told = told_by(body)
         organization = await organization_of(request, told.number if told else None)
@@ -161,14 +156,11 @@ class _Room:
 
 
 async def _spool(request: web.Request, spool: IO[bytes], room: _Room) -> int:
-    size = 0
-    async for chunk in request.content.iter_chunked(CHUNK_BYTES):
-        size += len(chunk)
-        if size > MAX_AUDIO_BYTES:
-            raise ApiError(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {MAX_AUDIO_BYTES} bytes")
-        room.take(len(chunk))
-        spool.write(chunk)
-    return size
+    def keep(piece: bytes) -> None:
+        room.take(len(piece))
+        spool.write(piece)
+
+    return await receive(request, keep, MAX_AUDIO_BYTES)
 
 
 def _parse(spool: IO[bytes], size: int) -> dict[str, Any]:

@@ -56,6 +56,7 @@ Client = TestClient[web.Request, web.Application]
 
 NOTHING = ProviderSettings()
 DEFAULT_QUOTA = Quota()
+DEFAULT_PACE = Pace()
 
 
 class Edge(NamedTuple):
@@ -81,6 +82,7 @@ async def serving(
     quota: Quota = DEFAULT_QUOTA,
     jwt: JwtSettings | None = None,
     max_facts: int = 0,
+    pace: Pace = DEFAULT_PACE,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Edge]:
     """The organization `demo` exists."""
@@ -94,7 +96,7 @@ async def serving(
     app[PROVIDERS] = Providers(pipe, organizations, providers, SECRET_KEY)
     app[DEVELOPMENT], app[PUBLIC_URL], app[STARTED] = development, public_url, time.monotonic()
     app[QUOTA] = UNLIMITED if development else quota
-    app[TICKETS], app[CAPS], app[PACE] = Tickets(pipe), Caps(), Pace()
+    app[TICKETS], app[CAPS], app[PACE] = Tickets(pipe), Caps(), pace
     app[STREAMS], app[IN_FLIGHT] = OpenStreams(organizations, app[TICKETS]), InFlight()
     app[DRAINING] = lambda: app[STREAMS].draining
     if jwt is not None:

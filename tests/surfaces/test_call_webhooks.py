@@ -9,13 +9,11 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from aiohttp import web
 from prometheus_client import REGISTRY
 from twilio.request_validator import RequestValidator
 from yarl import URL
@@ -23,6 +21,7 @@ from yarl import URL
 from edges.app_keys import ENGINE
 from edges.auth import DEMO
 from edges.in_flight import IN_FLIGHT
+from edges.pace import Pace
 from edges.webhooks import elevenlabs, twilio
 from eventstore import codec
 from eventstore.append import Append, Appended
@@ -414,11 +413,10 @@ async def test_bodies_on_disk_have_a_bound_in_sum_and_their_room_comes_back() ->
 
 async def test_a_body_that_does_not_arrive_gives_its_room_back() -> None:
     async def stuck() -> Any:
-        yield b" " * 100_000
+        yield b" " * 1_000
         await asyncio.Event().wait()
 
-    impatient = web.post(POST_CALL, partial(elevenlabs.post_call, upload_s=0.2))
-    async with serving(impatient, providers=CONFIGURED) as edge:
+    async with serving(*ROUTES, providers=CONFIGURED, pace=Pace(body_s=0.2)) as edge:
         response = await edge.client.post(POST_CALL, data=stuck(), headers=signed(b""))
         assert response.status == 408
         assert edge.client.app[IN_FLIGHT].spooled == 0
