@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from edges import app_keys, cors, health, limits
+from edges import app_keys, cors, descriptors, health, limits
 from edges.app_keys import (
     CALLBACKS_ALLOWED,
     CAPS,
@@ -123,9 +123,8 @@ def build(settings: EdgeSettings) -> web.Application:
     async def background(app: web.Application) -> AsyncIterator[None]:
         log.wait_for(await barrier_for(pipe, settings.durability, settings.replicas))
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(work) for work in (app[TAILER].run(), app[STREAMS].watch(), app[CONNECTIONS].watch())
-            ]
+            watched = (app[STREAMS].watch(), app[CONNECTIONS].watch(), descriptors.watch())
+            running = [tasks.create_task(work) for work in (app[TAILER].run(), *watched)]
             yield
             for task in running:
                 task.cancel()
