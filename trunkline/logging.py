@@ -13,10 +13,13 @@ from structlog.tracebacks import ExceptionDictTransformer
 
 
 def without_requests(record: logging.LogRecord) -> bool:
-    """What aiohttp cannot read of a request it quotes: that may hold a key, or what a person wrote."""
+    """What aiohttp cannot read of a request it quotes: that may hold a key, or what a person wrote. It calls that an
+    error, though the client is at fault."""
     error = record.exc_info[1] if record.exc_info else None
     if error is not None and type(error).__module__.startswith("aiohttp."):
         record.msg, record.args, record.exc_info = f"a request could not be read: {type(error).__name__}", (), None
+        if type(error).__module__ == "aiohttp.http_exceptions":
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True
 
 

@@ -52,11 +52,22 @@ def test_the_same_directory_gives_the_same_organization_key_and_data(data_dir: P
         assert second.stop() == 0, second.stderr
 
 
-def test_what_cannot_be_read_of_a_request_is_not_logged(product: Up) -> None:
+@pytest.mark.parametrize(
+    ("unreadable", "name"),
+    [
+        (b"GET /?ticket=tl_secret HTTP/9.9\r\nX-Tenant-API-Key: tl_secret\x01\r\n\r\n", "BadStatusLine"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"tl_secret" * 1_000), "LineTooLong"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: tl_secret\r\n\r\n", "BadHttpMessage"),
+    ],
+)
+def test_what_cannot_be_read_of_a_request_is_a_warning_that_does_not_quote_it(
+    product: Up, unreadable: bytes, name: str
+) -> None:
     with socket.create_connection(("127.0.0.1", httpx.URL(product.url).port or 0)) as connection:
-        connection.sendall(b"GET /?ticket=tl_secret HTTP/9.9\r\nX-Tenant-API-Key: tl_secret\x01\r\n\r\n")
+        connection.sendall(unreadable)
         assert connection.recv(4096).startswith(b"HTTP/1.0 400 ")
-    assert "a request could not be read: BadStatusLine" in product.stderr
+    told = [json.loads(line) for line in product.stderr.splitlines() if f"could not be read: {name}" in line]
+    assert [line["level"] for line in told] == ["warning"]
     assert "tl_secret" not in product.stderr
 
 
