@@ -41,7 +41,7 @@ logger = structlog.get_logger(__name__)
 
 
 def run_edge(redis_url: str | None, host: str | None, port: int | None, processes: int) -> int:
-    """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError."""
+    """Serves until a signal ends it, and drains; the exit code. Raises StartError."""
     settings = load_settings(redis_url=redis_url, host=host, port=port)
     logging.configure()
     with listening(settings.host, settings.port, shared=True) as listener:

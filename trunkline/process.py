@@ -49,9 +49,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def run_until_signalled(main: Coroutine[None, None, None]) -> int:
-    """Runs a process that ends on SIGINT or SIGTERM; its exit code.
+    """Runs a process that ends on SIGINT, SIGTERM or SIGHUP; its exit code. Under `nohup` SIGHUP stays ignored.
 
-    The signal cancels `main`, which drains by leaving its `async with` blocks. A second signal does not wait.
+    The signal cancels `main`, which drains by leaving its `async with` blocks.
+    A second SIGINT or SIGTERM does not wait.
     """
     return run(_until_signalled(main))
 
@@ -63,6 +64,8 @@ async def _until_signalled(main: Coroutine[None, None, None]) -> int:
 
     def stop() -> None:
         nonlocal signalled
+        if signalled:  # the end of a terminal is told twice: by its shell and by the kernel
+            return
         signalled = True
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -70,6 +73,8 @@ async def _until_signalled(main: Coroutine[None, None, None]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop)
     try:
         await main
     except asyncio.CancelledError:

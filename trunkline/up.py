@@ -31,7 +31,7 @@ from trunkline.worker_child import WorkerChild
 def run_up(
     host: str | None, port: int | None, data_dir: Path | None, *, as_json: bool, metrics_port: int | None
 ) -> int:
-    """Serves until SIGINT or SIGTERM and drains; the exit code. Raises StartError.
+    """Serves until a signal ends it, and drains; the exit code. Raises StartError.
 
     None leaves it to the settings, here as in every command.
     """

@@ -69,7 +69,7 @@ def run_worker(
     shards: Sequence[int] | None,
     callback_allow: str | None,
 ) -> int:
-    """Works until SIGINT or SIGTERM, hands back what it cannot finish; the exit code. Raises StartError.
+    """Works until a signal ends it, hands back what it cannot finish; the exit code. Raises StartError.
 
     Beats in `Presence` under an owner that is new at every start, as soon as it takes work: `up` waits for that.
     """
