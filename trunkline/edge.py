@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
 from trunkline import logging, process
-from trunkline.listener import BACKLOG, listening
+from trunkline.listener import BACKLOG, address, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, environment_with, load_settings
@@ -56,6 +57,7 @@ async def _edge(settings: Settings, listener: socket.socket, processes: int) -> 
         siblings = [_Sibling(url, settings.host, port) for _ in range(1, max(1, processes))]
         stack.push_async_callback(_gone, siblings, settings.drain_s + STOP_GRACE_S)
         await stack.enter_async_context(serving(settings, url, listener, development=False))
+        logger.info("the edge serves", url=address(settings.host, listener), pid=os.getpid())
         stack.callback(_terminate, siblings)  # they drain while this process does
         for sibling in siblings:
             sibling.launch()

@@ -24,3 +24,9 @@ def listening(host: str, port: int, *, shared: bool = False) -> socket.socket:
         raise StartError(f"cannot listen on {host} port {port}: {reason}; choose another one with --port") from error
     listener.setblocking(False)
     return listener
+
+
+def address(host: str, listener: socket.socket) -> str:
+    """How clients of this machine reach it."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{listener.getsockname()[1]}"

@@ -20,7 +20,7 @@ from trunkline import logging
 from trunkline.demo import Demo, open_demo
 from trunkline.edge import serving
 from trunkline.errors import StartError
-from trunkline.listener import LOOPBACK, listening
+from trunkline.listener import LOOPBACK, address, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_made_secret_key, with_secret_key
 from trunkline.settings import Settings, load_settings
@@ -55,7 +55,7 @@ async def _up(settings: Settings, listener: socket.socket, metrics_port: int | N
             serving(settings, redis.url, listener, development=development),
         ):
             await worker.ready()
-            _announce(demo, _address(settings.host, listener), redis.url, as_json)
+            _announce(demo, address(settings.host, listener), redis.url, as_json)
             await asyncio.gather(redis.watch(), worker.watch())
 
 
@@ -95,11 +95,6 @@ def _worker_options(metrics_port: int | None, development: bool) -> list[str]:
 
 def _is_development(settings: Settings) -> bool:
     return settings.host in LOOPBACK and settings.public_base_url is None
-
-
-def _address(host: str, listener: socket.socket) -> str:
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{listener.getsockname()[1]}"
 
 
 def _announce(demo: Demo, url: str, redis_url: str, as_json: bool) -> None:
