@@ -81,11 +81,15 @@ def edge(
     host: Host = None,
     port: Port = None,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that share the port.")] = 1,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve /metrics and /health/* here, the next process on the next port."),
+    ] = None,
 ) -> None:
     """Serve the API and its streams."""
     from trunkline.edge import run_edge
 
-    raise typer.Exit(run_edge(redis_url, host, port, processes))
+    raise typer.Exit(run_edge(redis_url, host, port, processes, metrics_port))
 
 
 def worker(

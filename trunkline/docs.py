@@ -50,6 +50,9 @@ What `/metrics` shows, from `eventstore/telemetry.py`. No metric is labelled by 
 labels have few values, and a metrics server is no place for personal data. A histogram's samples end in `_bucket`,
 `_sum` and `_count`.
 
+Every process counts for itself. Of `trunkline edge --processes N` the shared port shows whichever the kernel picks, so
+that counters seem to jump back: add `--metrics-port M`, and let Prometheus ask the ports M to M + N - 1 instead.
+
 """
 
 

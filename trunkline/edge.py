@@ -8,20 +8,22 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 
 import structlog
 from aiohttp import web
 
 from edges.app import EdgeSettings, build, drain
-from edges.app_keys import Caps, Quota
+from edges.app_keys import DRAINING, LOG, PRESENCE, Caps, Quota
 from edges.express import Entrance
 from edges.jwt import JwtSettings
 from edges.pace import Pace
 from eventstore import children
 from trunkline import logging, process
-from trunkline.listener import BACKLOG, address, listening
+from trunkline.errors import StartError
+from trunkline.health_port import ANY_ADDRESS, serving_health
+from trunkline.listener import BACKLOG, LAST_PORT, address, listening
 from trunkline.process import run_until_signalled
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, environment_with, load_settings
@@ -41,22 +43,38 @@ DEVELOPMENT_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
 logger = structlog.get_logger(__name__)
 
 
-def run_edge(redis_url: str | None, host: str | None, port: int | None, processes: int) -> int:
+def run_edge(
+    redis_url: str | None, host: str | None, port: int | None, processes: int, metrics_port: int | None
+) -> int:
     """Serves until a signal ends it, and drains; the exit code. Raises StartError."""
     settings = load_settings(redis_url=redis_url, host=host, port=port)
     logging.configure()
     with listening(settings.host, settings.port, shared=True) as listener:
-        return run_until_signalled(_edge(settings, listener, processes))
+        metrics_ports = _metrics_ports(metrics_port, processes)
+        return run_until_signalled(_edge(settings, listener, metrics_ports))
 
 
-async def _edge(settings: Settings, listener: socket.socket, processes: int) -> None:
+def _metrics_ports(first: int | None, processes: int) -> Sequence[int | None]:
+    """One for each process. All are tried: a sibling that finds its own taken would be started again and again."""
+    if first is None:
+        return [None] * processes
+    if first + processes - 1 > LAST_PORT:
+        raise StartError(f"--metrics-port {first} leaves no ports for {processes} processes: {LAST_PORT} is the last")
+    ports = range(first, first + processes)
+    for port in ports:
+        listening(ANY_ADDRESS, port, option="--metrics-port").close()
+    return ports
+
+
+async def _edge(settings: Settings, listener: socket.socket, metrics_ports: Sequence[int | None]) -> None:
     url = store_url(settings)
     async with connected(url) as pipe, AsyncExitStack() as stack:
         settings = await with_secret_key(settings, url, pipe)
         port = listener.getsockname()[1]
-        siblings = [_Sibling(url, settings.host, port) for _ in range(1, max(1, processes))]
+        own, *others = metrics_ports
+        siblings = [_Sibling(url, settings.host, port, metrics_port) for metrics_port in others]
         stack.push_async_callback(_gone, siblings, settings.drain_s + STOP_GRACE_S)
-        await stack.enter_async_context(serving(settings, url, listener, development=False))
+        await stack.enter_async_context(serving(settings, url, listener, development=False, metrics_port=own))
         logger.info("the edge serves", url=address(settings.host, listener), pid=os.getpid())
         stack.callback(_terminate, siblings)  # they drain while this process does
         for sibling in siblings:
@@ -66,7 +84,7 @@ async def _edge(settings: Settings, listener: socket.socket, processes: int) -> 
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, redis_url: str, listener: socket.socket, *, development: bool
+    settings: Settings, redis_url: str, listener: socket.socket, *, development: bool, metrics_port: int | None = None
 ) -> AsyncIterator[None]:
     """Serves on `listener` (already listening) from the moment it is entered. Leaving it drains, within
     `settings.drain_s`: nothing new is taken, answers under way end, and open streams are ended one after the other
@@ -83,17 +101,25 @@ async def serving(
         keepalive_timeout=KEEPALIVE_S,
         shutdown_timeout=settings.drain_s * (1 - DRAINED_BY) / 2,  # waited for twice
     )
-    await runner.setup()
-    entrance = Entrance(runner)
-    process.settle_memory()
-    try:
-        server = await asyncio.get_running_loop().create_server(entrance, sock=listener, backlog=BACKLOG)
-        yield
-    finally:
-        server.close()  # others on the port get the new connections from now on
-        await drain(app, settings.drain_s * DRAINED_BY)
-        entrance.close()
-        await runner.cleanup()
+    async with _shown(app, metrics_port):  # also while it drains
+        await runner.setup()
+        entrance = Entrance(runner)
+        process.settle_memory()
+        try:
+            server = await asyncio.get_running_loop().create_server(entrance, sock=listener, backlog=BACKLOG)
+            yield
+        finally:
+            server.close()  # others on the port get the new connections from now on
+            await drain(app, settings.drain_s * DRAINED_BY)
+            entrance.close()
+            await runner.cleanup()
+
+
+def _shown(app: web.Application, port: int | None) -> AbstractAsyncContextManager[None]:
+    """Health and metrics of this process: on the port of clients the kernel picks one of several."""
+    if port is None:
+        return nullcontext()
+    return serving_health(app[LOG], app[PRESENCE], port, app[DRAINING])
 
 
 def _edge_settings(settings: Settings, redis_url: str, own_url: str, *, development: bool) -> EdgeSettings:
@@ -138,8 +164,9 @@ def _jwt(settings: Settings) -> JwtSettings | None:
 class _Sibling:
     """Another edge process on the same port: the kernel spreads connections over them."""
 
-    def __init__(self, url: str, host: str, port: int) -> None:
-        self._command = [sys.executable, "-m", "trunkline", "edge", "--host", host, "--port", str(port)]
+    def __init__(self, url: str, host: str, port: int, metrics_port: int | None) -> None:
+        metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
+        self._command = [sys.executable, "-m", "trunkline", "edge", "--host", host, "--port", str(port), *metrics]
         self._environment = environment_with(redis_url=url)
         self.child: subprocess.Popen[bytes] | None = None
 

@@ -8,10 +8,11 @@ import socket
 from trunkline.errors import StartError
 
 BACKLOG = 4096
+LAST_PORT = 65535
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def listening(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def listening(host: str, port: int, *, shared: bool = False, option: str = "--port") -> socket.socket:
     """Kept from now on: no other program can get the port between the check and its use.
 
     `shared` lets edges of the same user listen on one port side by side.
@@ -21,7 +22,7 @@ def listening(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         reason = "another program uses it" if error.errno == errno.EADDRINUSE else error.strerror
-        raise StartError(f"cannot listen on {host} port {port}: {reason}; choose another one with --port") from error
+        raise StartError(f"cannot listen on {host} port {port}: {reason}; choose another one with {option}") from error
     listener.setblocking(False)
     return listener
 

@@ -34,11 +34,11 @@ from projections.engine import Engine
 from trunkline import logging
 from trunkline.demo import DEMO
 from trunkline.errors import StartError
+from trunkline.health_port import serving_health
 from trunkline.process import run_until_signalled, settle_memory
 from trunkline.secret_key import with_secret_key
 from trunkline.settings import Settings, load_settings
 from trunkline.store import connected, store_url
-from trunkline.worker_health import serving_health
 from workers.clients import gohighlevel, leadconnector
 from workers.clients.callback import CallbackClient
 from workers.clients.calls import CallProvider

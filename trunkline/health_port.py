@@ -1,4 +1,4 @@
-"""`/health/*` and `/metrics` of a worker: the edge's own answers, on a port of their own."""
+"""`/health/*` and `/metrics` of one process, a worker or an edge: the edge's own answers, on a port of their own."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from another machine
 async def serving_health(
     log: Log, presence: Presence, port: int, is_stopping: Callable[[], bool]
 ) -> AsyncIterator[None]:
+    """Raises StartError."""
     app = web.Application()
     app[LOG], app[PRESENCE], app[STARTED] = log, presence, time.monotonic()
     app[DRAINING] = is_stopping
