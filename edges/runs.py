@@ -26,7 +26,7 @@ from edges.tail import TAILER
 from edges.wire import STREAM_HEADERS, Frame, Wire
 from eventstore import codec
 from eventstore.append import DELTA_RETENTION_MS, IDEMPOTENCY_TTL_MS, fingerprint
-from eventstore.events import DELTA_TYPES, TERMINAL_TYPES
+from eventstore.events import DELTA_TYPES, TERMINAL_TYPES, TYPES
 from eventstore.events.messages import MessageReceived, MessageSent
 from eventstore.events.replies import ReplyCompleted, ReplyDeferred, ReplyFailed, ReplyRestarted
 from eventstore.events.tools import ToolRequested
@@ -45,7 +45,7 @@ STARTS_WORK = frozenset(
         "session.requested",
     }
 )
-
+_OVER_AT_ONCE = frozenset(str(body.__struct_config__.tag) for body in TYPES) - STARTS_WORK
 
 CANCELLED = "the answer was cancelled"
 TAKEN_OVER = "a person has taken over this conversation and has not answered yet"
@@ -68,12 +68,18 @@ class RunRequest(NamedTuple):
 
 
 def ends_run(event: Recorded) -> bool:
-    """Stateless: tools inside a turn carry a call id, and an input that starts no work is over with itself."""
+    """Stateless: tools inside a turn carry a call id, and an input that starts no work is over with itself. One of a
+    type that is not known here may be work for a worker of a later version."""
     if event.type in TERMINAL_TYPES:
         return True
     if event.type in ("tool.completed", "tool.failed"):
         return b'"call_id":"' not in event.data
-    return event.position == event.run and event.type not in STARTS_WORK
+    return event.position == event.run and (event.type in _OVER_AT_ONCE or event.type.startswith("custom."))
+
+
+def last_word(end: Recorded) -> str:
+    """How a run ended: the last word of its terminal event's type. What was over with itself has nothing to tell."""
+    return "completed" if end.type not in TERMINAL_TYPES and end.position == end.run else end.type.rpartition(".")[2]
 
 
 async def start_or_attach(

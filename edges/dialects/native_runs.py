@@ -20,7 +20,7 @@ from edges.intake import record
 from edges.limits import charge, charge_open
 from edges.respond import respond
 from edges.ring import Dialect
-from edges.runs import ends_run, follow, plan_for, run_headers
+from edges.runs import ends_run, follow, last_word, plan_for, run_headers
 from edges.subscriptions import Format
 from edges.wire import Frame, Wire
 from eventstore import codec
@@ -131,7 +131,7 @@ def _state(facts: Sequence[Recorded]) -> dict[str, Any]:
         "id": str(root.run),
         "type": root.type,
         "conversation": root.conversation,
-        "state": "running" if last is None else last.type.rpartition(".")[2],
+        "state": "running" if last is None else last_word(last),
         "ended": str(last.position) if last is not None else None,
         "events": len(facts),
     }

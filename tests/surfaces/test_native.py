@@ -14,8 +14,9 @@ import pytest
 
 from edges.app_keys import Quota
 from edges.dialects.native_pages import SCANNED_PAGES
+from eventstore.events.replies import ReplyFailed
 from eventstore.log import PAGE
-from eventstore.schema import ConversationId, Position
+from eventstore.schema import ConversationId, Event, Position
 from tests.support.stack import ACME, DEMO, Stack, delta, said, stacked
 from tests.support.stream_client import Frame, query
 
@@ -577,6 +578,25 @@ async def test_who_may_start_other_runs_may_not_follow_this_one(
         for scope, status in ((starts, 200), ("events:read", 200), (other, 403)):
             async with stack.open(path, await stack.key(scope)) as client:
                 assert client.status == status, (path, scope)
+
+
+async def test_an_input_that_starts_no_work_is_completed_at_once(stack: Stack) -> None:
+    run = (await post(stack, custom(name="custom.hello"))).json()["positions"][0]
+    async with stack.http() as http:
+        shown = (await http.get(f"/v1/runs/{run}")).json()
+    assert (shown["state"], shown["ended"], shown["events"]) == ("completed", run, 1)
+
+
+async def test_an_input_of_a_later_version_runs_until_it_is_ended(stack: Stack) -> None:
+    """Whether it is work is unknown here; if it is and was parked, dropping it ends it."""
+    await stack.say()
+    run = Position.parse(await stack.append_foreign(b"future.thing"))
+    async with stack.http() as http:
+        shown = (await http.get(f"/v1/runs/{run}")).json()
+        assert (shown["state"], shown["ended"]) == ("running", None)
+        [end] = await stack.append(Event(ReplyFailed(code="DROPPED", detail="given up"), "system:worker", run=run))
+        shown = (await http.get(f"/v1/runs/{run}")).json()
+        assert (shown["state"], shown["ended"]) == ("failed", str(end))
 
 
 async def test_every_route_wants_its_scope(stack: Stack) -> None:
