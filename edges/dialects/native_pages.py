@@ -38,7 +38,9 @@ async def page(request: web.Request) -> web.Response:
     filter = asked_of(request, organization).filter._replace(deltas=False)
     gap: resume.Gap | None = None
     if before := request.query.get("before"):
-        found = await _backwards(log, caller.org, filter, parse_position("before", before), limit)
+        end = parse_position("before", before)
+        gap = (await resume.start(log, caller.org, resume.Requested(before, end, resumes=True))).gap
+        found = await _backwards(log, caller.org, filter, end, limit)
         headers = _link(request, "prev", "before", found.further)
     else:
         after, gap = await _start(request, caller)

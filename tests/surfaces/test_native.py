@@ -380,6 +380,26 @@ async def test_a_page_after_a_place_that_was_trimmed_says_what_is_missing(stack:
             assert "gap" not in (await http.get(path)).json(), path
 
 
+async def test_a_page_before_a_place_that_is_not_on_the_log_says_so(stack: Stack) -> None:
+    written = await stack.say(6)
+    await stack.tick()
+    never = f"{Position.parse(written[5]).ms}-99"
+    written += await stack.say()
+    await stack.trim(written[3])
+    async with stack.http() as http:
+        for asked, reason, wanted in (
+            (written[1], "trimmed", []),
+            (never, "unknown", written[3:6]),
+            ("9999999999999-0", "ahead", written[3:]),
+        ):
+            shown = (await http.get(EVENTS + query(before=asked))).json()
+            assert shown["gap"] == {
+                "type": "gap", "reason": reason, "requested": asked, "first_available": written[3]
+            }  # fmt: skip
+            assert [event["id"] for event in shown["events"]] == wanted
+        assert "gap" not in (await http.get(EVENTS + query(before=written[4]))).json()
+
+
 async def test_a_page_that_has_not_changed_is_not_sent_again(stack: Stack) -> None:
     await filled(stack, 3)
     async with stack.http() as http:
