@@ -182,6 +182,18 @@ def dying() -> Iterator[list[DyingServer]]:
         server.close()
 
 
+def test_edges_that_have_just_failed_are_asked_before_anybody_is_refused(
+    tmp_path: Path, dying: list[DyingServer]
+) -> None:
+    """One edge is back, and the other one ends, before nginx would look at the first again. Each process of nginx
+    counts failures for itself: requests of one connection go to the same."""
+    with nginx(tmp_path, [server.port for server in dying]) as url, httpx.Client() as http:
+        http.get(f"{url}/v1/events")
+        assert [len(server.requests) for server in dying] == [1, 1]
+        http.post(f"{url}/v1/events")
+    assert sum(len(server.requests) for server in dying) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "path", "sent"),
     [("POST", "/v1/events", 1), ("GET", "/v1/events", 2), ("GET", "/chat/stream?message=hi", 2)],

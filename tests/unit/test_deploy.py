@@ -107,7 +107,7 @@ def test_services_name_files_volumes_and_services_that_exist() -> None:
 
 def test_nginx_and_prometheus_ask_the_services_where_they_listen() -> None:
     edges = [f"{name}:{OURS[name]['environment']['TRUNKLINE_PORT']}" for name in ("edge-1", "edge-2")]
-    assert re.findall(r"server (edge-\d:\d+)", NGINX) == edges * 2, "of both upstreams"
+    assert re.findall(r"server (edge-\d:\d+)", NGINX) == edges * 4, "of both upstreams, and as backups"
     assert re.findall(r"listen (\d+);", NGINX) == [SERVICES["nginx"]["ports"][0].split(":")[1]]
     edge, worker = SCRAPES
     assert edge["static_configs"][0]["targets"] == edges
