@@ -86,7 +86,10 @@ def edge(
         typer.Option(min=1, max=65535, help="Serve /metrics and /health/* here, the next process on the next port."),
     ] = None,
 ) -> None:
-    """Serve the API and its streams."""
+    """Serve the API and its streams.
+
+    Another edge of the same user on this port is joined without a word (SO_REUSEPORT), whichever Redis it has.
+    """
     from trunkline.edge import run_edge
 
     raise typer.Exit(run_edge(redis_url, host, port, processes, metrics_port))
