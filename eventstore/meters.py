@@ -1,5 +1,6 @@
-"""Metrics of what happens ten thousand times a second, for one thread to write: numbers in plain dicts, which become
-prometheus_client's when somebody scrapes. Its own metrics take a lock for every number, and several calls.
+"""Metrics that prometheus_client does not have: of what only some processes know, and of what happens ten thousand
+times a second, for one thread to write. Those are numbers in plain dicts, which become its own when somebody scrapes:
+its own take a lock for every number, and several calls.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import REGISTRY, Collector
 from prometheus_client.utils import floatToGoString
 
@@ -35,6 +36,28 @@ class Tally(Collector):
         for labels, count in tuple(self._counts.items()):
             family.add_metric(labels, count)
         yield family
+
+
+class Level(Collector):
+    """A gauge that only processes show that have set it: elsewhere a 0 would say that all is well."""
+
+    labels = ()
+
+    def __init__(self, name: str, meaning: str) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._value: float | None = None
+        REGISTRY.register(self)
+
+    def set(self, value: float) -> None:
+        self._value = value
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(self._name, self._meaning)]
+
+    def collect(self) -> Iterator[Metric]:
+        if self._value is not None:
+            yield GaugeMetricFamily(self._name, self._meaning, self._value)
 
 
 class Timings(Collector):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from eventstore.meters import Tally, Timings
+from eventstore.meters import Level, Tally, Timings
 
 FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -49,12 +49,12 @@ WORK_ITEMS = Tally(
 )
 WORK_SECONDS = Timings("trunkline_work_seconds", "Time an item was being handled.", "handler", (), SLOW)
 LANES_PARKED = Counter("trunkline_lanes_parked_total", "Lanes parked after too many attempts.")
-PARKED_LANES = Gauge(
+PARKED_LANES = Level(
     "trunkline_parked_lanes",
     "Lanes that wait for a person, of all organizations in the worker's shards. Above 0: `trunkline park ORG` tells "
     "why they stopped; mend that, then `redrive` them, or `drop` what never can be done.",
 )
-PARKED_OLDEST_SECONDS = Gauge(
+PARKED_OLDEST_SECONDS = Level(
     "trunkline_parked_oldest_seconds", "How long the oldest of these lanes has been waiting; 0 when there is none."
 )
 EFFECTS = Counter("trunkline_effects_total", "Calls to the outside by effect and outcome.", ["effect", "outcome"])

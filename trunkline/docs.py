@@ -17,13 +17,13 @@ import msgspec
 from prometheus_client import Counter, Gauge, Histogram
 
 from eventstore import codec, events, telemetry
-from eventstore.meters import Tally, Timings
+from eventstore.meters import Level, Tally, Timings
 from eventstore.schema import Body
 
 FOLDER = Path(__file__).parents[1] / "docs"
 COMMAND = "python -m trunkline.docs"
 
-Metric = Counter | Gauge | Histogram | Tally | Timings
+Metric = Counter | Gauge | Histogram | Level | Tally | Timings
 Ending = Literal["yes", "as root", "no"]
 
 _NOTICE = f"<!-- Written by `{COMMAND}` from the code: change the code, not this file. -->\n"
@@ -93,7 +93,9 @@ def metrics() -> list[Metric]:
 
 
 def labels_of(metric: Metric) -> Sequence[str]:
-    return metric.labels if isinstance(metric, Tally | Timings) else metric._labelnames  # nothing public tells them
+    return (
+        metric.labels if isinstance(metric, Level | Tally | Timings) else metric._labelnames
+    )  # nothing public tells them
 
 
 def ending(body: type[Body]) -> Ending:

@@ -179,6 +179,8 @@ class Runner:
 
     async def _tidy(self) -> None:
         """Forgets workers that are long dead, and counts what waits for a person."""
+        PARKED_LANES.set(0)
+        PARKED_OLDEST_SECONDS.set(0)
         while True:
             await asyncio.sleep(self._pace.tidy_s)
             try:

@@ -101,12 +101,13 @@ def test_replicas_are_wanted_of_a_redis_that_has_them(data_dir: Path) -> None:
 
 
 def test_the_workers_metrics_are_shown_on_a_port_of_their_own(deployed: Up) -> None:
-    """What waits for a person is counted by workers: an edge's gauge of it stays at 0."""
+    """What waits for a person is counted by workers: edges do not show it."""
     key = {"X-Tenant-API-Key": deployed.facts["api_key"]}
     httpx.post(f"{deployed.url}/api/ai/get_location", headers=key).raise_for_status()
     shown = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text
     assert 'trunkline_work_items_total{handler="tool.requested",outcome="done"} 1.0' in shown
     assert "trunkline_parked_lanes 0.0" in shown
+    assert "trunkline_parked" not in httpx.get(f"{deployed.url}/metrics").text
 
 
 def test_nothing_is_left_running_when_up_is_killed(data_dir: Path) -> None:
