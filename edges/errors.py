@@ -20,7 +20,7 @@ from edges.tickets import give_back
 from edges.wire import NDJSON, NDJSON_TYPE, SSE, SSE_TYPE, Frame, ndjson, retry, sse, wanted
 from eventstore.errors import StoreError, StoreUnavailable
 from eventstore.schema import Position
-from eventstore.telemetry import REQUESTS
+from eventstore.telemetry import REQUESTS, SENT_AWAY
 
 PROBLEM_TYPE = "application/problem+json"
 JSON_TYPE = "application/json"
@@ -79,7 +79,11 @@ class ApiError(Exception):
 
 class ComeBackLater(Exception):
     """Too many opens of a subscription. EventSource gives up for good on 429 or 503, so it gets 200, `retry:`, and an
-    abort: it returns by itself."""
+    abort: it returns by itself. `code` is that of the error it is not shown."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 Body = tuple[bytes, str]
@@ -196,11 +200,11 @@ async def guarded(app: web.Application, request: web.Request, handler: Handler, 
     try:
         try:
             response = await handler(request)
-        except ComeBackLater:
-            response = await _come_back_later(request, app[PACE].come_back_ms)
+        except ComeBackLater as refusal:
+            response = await _come_back_later(request, refusal.code, app[PACE].come_back_ms)
         except StoreUnavailable as error:
             if request.writer.output_size == 0 and _is_subscription(request):
-                response = await _come_back_later(request, LOG_BACK_MS)
+                response = await _come_back_later(request, of_store(error).code, LOG_BACK_MS)
             else:
                 response = await _answer(request, error)
         except web.HTTPException as error:
@@ -275,7 +279,8 @@ def _of_http(request: web.Request, error: web.HTTPException) -> ApiError:
     return ApiError(error.status, code, error.reason)
 
 
-async def _come_back_later(request: web.Request, after_ms: tuple[int, int]) -> web.StreamResponse:
+async def _come_back_later(request: web.Request, code: str, after_ms: tuple[int, int]) -> web.StreamResponse:
+    SENT_AWAY.labels(code).inc()
     await _let_return(request)
     response = web.StreamResponse(headers={"Content-Type": SSE_TYPE, "Cache-Control": "no-cache, no-transform"})
     await response.prepare(request)

@@ -80,7 +80,7 @@ def _no_room(message: str) -> ApiError:
 def _refusal(request: web.Request, error: ApiError, *, returning: bool) -> ApiError | ComeBackLater:
     """An EventSource that may come back is told when; every other client reads the error."""
     is_event_source = request.method == "GET" and "text/event-stream" in request.headers.get("Accept", "")
-    return ComeBackLater() if returning and is_event_source else error
+    return ComeBackLater(error.code) if returning and is_event_source else error
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

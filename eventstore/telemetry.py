@@ -38,6 +38,12 @@ SLOW_CUTS = Counter("trunkline_slow_cuts_total", "Streams cut because the client
 RELOADS = Counter("trunkline_tailer_reconnects_total", "Times the tailer lost Redis and checked the log again.")
 
 REQUESTS = Tally("trunkline_http_requests_total", "Requests by route and status class.", ["route", "status"])
+SENT_AWAY = Counter(
+    "trunkline_sent_away_total",
+    "EventSources that got 200, `retry:` and a cut, by the code of the error that others are shown. They come back by "
+    "themselves. `TOO_MANY_STREAMS`: start more edges.",
+    ["code"],
+)
 WEBHOOKS = Counter(
     "trunkline_webhooks_total", "Webhooks by source and outcome. `bad_signature`: wrong secret or URL.",
     ["source", "outcome"],

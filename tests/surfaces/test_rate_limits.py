@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 from aiohttp import web
+from prometheus_client import REGISTRY
 
 from edges.app_keys import Quota
 from edges.auth import DEMO, require
@@ -71,6 +72,7 @@ async def test_opens_have_their_own_bucket_and_returning_is_free() -> None:
 
 
 async def test_a_subscription_over_the_limit_is_told_when_to_return_and_cut() -> None:
+    before = sent_away("RATE_LIMITED")
     async with serving(*ROUTES, quota=Quota(opens=1)) as edge:
         headers = await key(edge) | SSE
         await edge.client.get("/v1/open", headers=headers)
@@ -82,6 +84,11 @@ async def test_a_subscription_over_the_limit_is_told_when_to_return_and_cut() ->
         with pytest.raises(aiohttp.ClientPayloadError):
             await over.read()
         assert (await edge.client.get("/v1/open?start", headers=headers)).status == 429
+    assert sent_away("RATE_LIMITED") == before + 1, "its status tells the operator nothing"
+
+
+def sent_away(code: str) -> float:
+    return REGISTRY.get_sample_value("trunkline_sent_away_total", {"code": code}) or 0.0
 
 
 @pytest.mark.parametrize(("development", "quota"), [(True, Quota(1, 1)), (False, Quota(0, 0))])
