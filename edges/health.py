@@ -26,7 +26,7 @@ async def live(request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """Every dependency with its state; 503 while one is down or refuses writes, and while this process drains."""
-    redis, workers = await _redis(request), await _workers(request)
+    redis, workers = await asyncio.gather(_redis(request), _workers(request))
     good = redis["state"] == "ok" and bool(workers) and not request.app[DRAINING]()
     body = {
         "status": "ready" if good else "unready",
@@ -41,7 +41,7 @@ async def ready(request: web.Request) -> web.Response:
 
 async def api_health(request: web.Request) -> web.Response:
     """Document 000's. `log` is `ok` or `unavailable`; 503 when nothing can be taken in."""
-    redis, workers = await _redis(request), await _workers(request)
+    redis, workers = await asyncio.gather(_redis(request), _workers(request))
     good = redis["state"] == "ok"
     body = {
         "status": "ok" if good else "unavailable",

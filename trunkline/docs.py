@@ -93,9 +93,8 @@ def metrics() -> list[Metric]:
 
 
 def labels_of(metric: Metric) -> Sequence[str]:
-    return (
-        metric.labels if isinstance(metric, Level | Tally | Timings) else metric._labelnames
-    )  # nothing public tells them
+    """Of prometheus_client's own metrics nothing public tells them."""
+    return metric.labels if isinstance(metric, Level | Tally | Timings) else metric._labelnames
 
 
 def ending(body: type[Body]) -> Ending:
