@@ -109,6 +109,21 @@ async def test_a_slow_but_steady_body_is_taken(stack: Stack) -> None:
     assert len(await stack.events(ACME)) == 1
 
 
+async def test_no_body_may_come_for_ever(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "MOST_S", 2 * BODY_S)
+    async with connected(stack) as (reader, writer):
+        writer.write(head(EVENTS, 500_000, await stack.key()))
+        more = asyncio.create_task(pour(writer))
+        assert b" 408 " in await reader.readline()
+        more.cancel()
+
+
+async def pour(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b" " * (bodies.SLOWEST // 5))
+        await asyncio.sleep(0.1)
+
+
 def test_the_largest_body_has_time_on_a_bad_line() -> None:
     bad_line = 70_000 / 8
     assert bodies.MAX_BODY_BYTES / bad_line < bodies.MOST_S
