@@ -225,8 +225,6 @@ class Pipe:
         self._drop("the connection to Redis was closed")
 
     async def _connect(self) -> None:
-        if self._closed:
-            raise StoreUnavailable("the connection to Redis was closed")
         if self._connecting is None:
             self._connecting = asyncio.Lock()
         failed = self._failed
@@ -235,6 +233,7 @@ class Pipe:
                 return
             if self._failed is not failed:  # what this caller waited for: else each would try, one after the other
                 raise StoreUnavailable(self._failed.why)
+            self._check_open()
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 async with _timeout(CONNECT_TIMEOUT_S):
@@ -242,13 +241,20 @@ class Pipe:
                     for script in self._scripts:
                         await connection.send_command("SCRIPT", "LOAD", script.text)
                         await connection.read_response()
-            except (RedisError, OSError, TimeoutError) as error:
+                self._check_open()
+            except BaseException as error:
                 await connection.disconnect(nowait=True)
+                if not isinstance(error, RedisError | OSError | TimeoutError):
+                    raise
                 self._failed = _Failed(f"Redis does not answer: {error}")
                 raise StoreUnavailable(self._failed.why) from error
             self._connection = connection
             if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
                 self._take_over(connection._writer.transport)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreUnavailable("the connection to Redis was closed")
 
     async def _call_in_turn(self, arguments: Sequence[Argument]) -> Any:
         """Without a socket (fakeredis): one command at a time through the connection's own methods."""

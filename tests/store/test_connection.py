@@ -99,6 +99,20 @@ async def test_a_closed_pipe_stays_closed(pipe: Pipe) -> None:
         await pipe.call("PING")
 
 
+async def test_a_pipe_that_is_closed_while_it_connects_stays_closed(own_server: RedisServer) -> None:
+    async with TcpProxy(own_server.url) as proxy, pipe_to(proxy.url) as pipe:
+        proxy.delay_s = 0.1
+        connecting = asyncio.create_task(pipe.call("PING"))
+        async with asyncio.timeout(FAST_S):
+            while not proxy.open_connections:  # noqa: ASYNC110 - nothing tells when
+                await asyncio.sleep(0)
+            await pipe.close()
+            with pytest.raises(StoreUnavailable, match="closed"):
+                await connecting
+            while proxy.open_connections:  # noqa: ASYNC110 - nothing tells when
+                await asyncio.sleep(0)
+
+
 async def test_closing_fails_the_calls_that_wait(own_server: RedisServer) -> None:
     async with pipe_to(own_server.url) as pipe:
         waiting = asyncio.create_task(pipe.call("BLPOP", "never", 0))
