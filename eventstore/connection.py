@@ -57,15 +57,6 @@ def load_script(name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - Redis names scripts by SHA-1
 
 
-class _Failed:
-    """An attempt to connect that did not succeed; told from others by identity."""
-
-    __slots__ = ("why",)
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-
-
 class Pipe:
     """One multiplexed connection. Any number of tasks may call it; a call fails with StoreUnavailable when the
     connection breaks or nothing is heard for `timeout_s`, and is never repeated here.
@@ -84,7 +75,8 @@ class Pipe:
         """None as well over a connection without a socket (fakeredis)."""
         self._watchdog: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Lock | None = None
-        self._failed = _Failed("")
+        self._failures, self._why = 0, ""
+        """Attempts to connect that failed, and how the last one did."""
         self._outgoing: list[bytes] = []
         self._flush_scheduled = False
         self._closed = False
@@ -227,12 +219,12 @@ class Pipe:
     async def _connect(self) -> None:
         if self._connecting is None:
             self._connecting = asyncio.Lock()
-        failed = self._failed
+        failures = self._failures
         async with self._connecting:
             if self._connection is not None:
                 return
-            if self._failed is not failed:  # what this caller waited for: else each would try, one after the other
-                raise StoreUnavailable(self._failed.why)
+            if self._failures > failures:  # what this caller waited for: else each would try, one after the other
+                raise StoreUnavailable(self._why)
             self._check_open()
             connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
@@ -246,8 +238,8 @@ class Pipe:
                 await connection.disconnect(nowait=True)
                 if not isinstance(error, RedisError | OSError | TimeoutError):
                     raise
-                self._failed = _Failed(f"Redis does not answer: {error}")
-                raise StoreUnavailable(self._failed.why) from error
+                self._failures, self._why = self._failures + 1, f"Redis does not answer: {error}"
+                raise StoreUnavailable(self._why) from error
             self._connection = connection
             if isinstance(getattr(connection, "_reader", None), asyncio.StreamReader):
                 self._take_over(connection._writer.transport)

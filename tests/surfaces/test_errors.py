@@ -138,6 +138,18 @@ async def test_a_log_that_does_not_answer_is_503_with_a_time_to_return(error: Ex
         assert SECRET not in await response.text()
 
 
+async def test_an_event_source_is_sent_away_while_the_log_does_not_answer_and_counted() -> None:
+    def sent_away() -> float:
+        return REGISTRY.get_sample_value("trunkline_sent_away_total", {"code": "LOG_UNAVAILABLE"}) or 0.0
+
+    before = sent_away()
+    async with serving(raising(lambda: StoreUnavailable("away"))) as edge:
+        response = await edge.client.get("/v1/events", headers={"Accept": "text/event-stream", "Last-Event-ID": "5-1"})
+        assert response.status == 200
+        assert (await response.content.readline()).startswith(b"retry: ")
+    assert sent_away() == before + 1
+
+
 async def test_a_command_that_redis_refuses_for_good_is_our_fault() -> None:
     async with serving(raising(lambda: CommandFailed(f"WRONGTYPE {SECRET}"))) as edge:
         response = await edge.client.get("/v1/events")
